@@ -1,0 +1,36 @@
+# The README's commands. Each target makes the environment it needs.
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+.PHONY: study test bench lint types clean
+
+study: $(READY)
+	$(VENV)/bin/wsfast study
+
+test: $(READY)
+	$(PY) -m pytest --cov=wsfast --cov=reference --cov-report=term:skip-covered --cov-fail-under=90
+
+bench: $(READY)
+	$(PY) -m bench
+
+lint: $(READY) types
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+# mypy sees the three folders as the one package they install as.
+types: $(READY)
+	rm -rf .types && mkdir -p .types/wsfast
+	cp -rs $(CURDIR)/wsfast/. .types/wsfast/
+	cp -rs $(CURDIR)/kernels $(CURDIR)/reference .types/wsfast/
+	cd .types && $(CURDIR)/$(VENV)/bin/mypy --config-file $(CURDIR)/pyproject.toml -p wsfast
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "wsfast needs Python 3.11 or newer: make PYTHON=/path/to/python3.11")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .types build *.egg-info
