@@ -1,0 +1,58 @@
+"""Matrix products from register tiles. Arrays are flat float32; widths are padded to LANES, heights need no padding.
+
+Every function takes offsets into its arrays, so that all buffers of one network live in a few allocations.
+"""
+
+from .jit import jit
+from .tile import LANES, ROWS, multiply_add_tile, sgd_tile, transpose_tile
+
+_K = 256  # rows of B that stay in the cache while all of A passes
+
+
+@jit
+def padded(n):
+    """n rounded up to a multiple of LANES."""
+    return (n + LANES - 1) // LANES * LANES
+
+
+@jit
+def _tile_rows(left):
+    if left >= ROWS:
+        return ROWS
+    return 4 if left >= 4 else 2 if left >= 2 else 1
+
+
+@jit
+def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
+    """C[m, n] += A[m, k] B[k, n], n a multiple of LANES: a[ao + i rs + k cs], b[bo + k ldb + j], c[co + i ldc + j]."""
+    for k0 in range(0, k, _K):
+        kc = min(_K, k - k0)
+        i = 0
+        while i < m:
+            rows = _tile_rows(m - i)
+            for j in range(0, n, 2 * LANES):
+                wide = 1 if j + LANES < n else 0
+                at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
+                multiply_add_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc)
+            i += rows
+
+
+@jit
+def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum, decay):
+    """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply_add."""
+    i = 0
+    while i < m:
+        rows = _tile_rows(m - i)
+        for j in range(0, n, 2 * LANES):
+            wide = 1 if j + LANES < n else 0
+            at_a, at_w = ao + i * rs, co + i * ldc + j
+            sgd_tile(rows, wide, a, at_a, rs, cs, b, bo + j, ldb, w, v, at_w, ldc, k, lr, momentum, decay)
+        i += rows
+
+
+@jit
+def transpose(source, so, lds, target, to, ldt, m, n):
+    """target[n, m] = source[m, n]^T; m and n multiples of LANES."""
+    for i in range(0, m, LANES):
+        for j in range(0, n, LANES):
+            transpose_tile(source, so + i * lds + j, lds, target, to + j * ldt + i, ldt)

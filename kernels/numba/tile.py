@@ -1,0 +1,199 @@
+"""Register tiles: the innermost loops of every matrix product, written as LLVM vector instructions.
+
+A tile holds MR x (NV * LANES) sums in registers and adds one fused multiply-add to each per k, in the order of k. Its
+result therefore does not depend on the tile's size or on how the caller blocks the loops around it.
+"""
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+_features = llvm.get_host_cpu_features()
+LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx2") else 4
+ROWS = 4 if LANES == 8 else 8  # AVX2 has 16 vector registers, AVX-512 and NEON 32
+TILE_ROWS = tuple(r for r in (8, 4, 2, 1) if r <= ROWS)
+
+_F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
+_VEC = ir.VectorType(_F32, LANES)
+
+
+def _pointer(context, builder, array_type, array, offset):
+    data = context.make_array(array_type)(context, builder, array).data
+    return builder.gep(data, [offset])
+
+
+def _load(builder, pointer):
+    load = builder.load(builder.bitcast(pointer, _VEC.as_pointer()))
+    load.align = 4
+    return load
+
+
+def _store(builder, value, pointer):
+    builder.store(value, builder.bitcast(pointer, _VEC.as_pointer())).align = 4
+
+
+def _splat(builder, scalar):
+    undefined = ir.Constant(_VEC, ir.Undefined)
+    vector = builder.insert_element(undefined, scalar, _I32(0))
+    return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(_I32, LANES), None))
+
+
+def _fma(builder):
+    kind = ir.FunctionType(_VEC, [_VEC] * 3)
+    function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.fma.v{LANES}f32")
+    return lambda a, b, c: builder.call(function, [a, b, c])
+
+
+def _addresses(builder, base, stride, mr, nv):
+    """Where the tile's vectors lie in a row-major matrix: [mr][nv] pointers."""
+    rows = [builder.gep(base, [builder.mul(stride, _I64(i))]) for i in range(mr)]
+    return [[builder.gep(row, [_I64(LANES * j)]) for j in range(nv)] for row in rows]
+
+
+def _sum_over_k(builder, start, a, row_stride, k_stride, b, ldb, k):
+    """acc[i][j] = start[i][j] + sum_k a[i, k] b[k, j], one fma a step; k may be 0."""
+    fma, mr, nv = _fma(builder), len(start), len(start[0])
+    before = builder.block
+    head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
+    builder.branch(head)
+    builder.position_at_end(head)
+    step, pa, pb = builder.phi(_I64), builder.phi(a.type), builder.phi(b.type)
+    acc = [[builder.phi(_VEC) for _ in range(nv)] for _ in range(mr)]
+    builder.cbranch(builder.icmp_signed("<", step, k), body, done)
+    builder.position_at_end(body)
+    vectors = [_load(builder, builder.gep(pb, [_I64(LANES * j)])) for j in range(nv)]
+    for i in range(mr):
+        scalar = builder.load(builder.gep(pa, [builder.mul(row_stride, _I64(i))]))
+        scalar.align = 4
+        spread = _splat(builder, scalar)
+        for j in range(nv):
+            acc[i][j].add_incoming(start[i][j], before)
+            acc[i][j].add_incoming(fma(spread, vectors[j], acc[i][j]), body)
+    for phi, first, then in (
+        (step, _I64(0), builder.add(step, _I64(1))),
+        (pa, a, builder.gep(pa, [k_stride])),
+        (pb, b, builder.gep(pb, [ldb])),
+    ):
+        phi.add_incoming(first, before)
+        phi.add_incoming(then, body)
+    builder.branch(head)
+    builder.position_at_end(done)
+    return acc
+
+
+def _each_size(builder, rows, wide, emit):
+    """emit(mr, nv) in a branch of its own for every tile size; `rows` and `wide` choose one when the code runs."""
+    done = builder.append_basic_block("tile_done")
+    fallback = builder.append_basic_block("no_such_tile")
+    choose = builder.switch(builder.add(builder.mul(rows, _I64(2)), wide), fallback)
+    for mr in TILE_ROWS:
+        for nv in (1, 2):
+            block = builder.append_basic_block(f"tile_{mr}x{nv}")
+            choose.add_case(_I64(2 * mr + nv - 1), block)
+            builder.position_at_end(block)
+            emit(mr, nv)
+            builder.branch(done)
+    builder.position_at_end(fallback)
+    builder.unreachable()
+    builder.position_at_end(done)
+
+
+def _integers(context, builder, signature, args):
+    """The arguments with every integer widened to 64 bits."""
+    pairs = zip(args, signature.args, strict=True)
+    return [context.cast(builder, v, t, types.int64) if isinstance(t, types.Integer) else v for v, t in pairs]
+
+
+@intrinsic
+def multiply_add_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k):
+    """C += A B on a tile of `rows` (one of TILE_ROWS) by LANES (wide = 0) or 2 LANES (wide = 1) numbers.
+
+    Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j].
+    """
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k)
+
+    def codegen(context, builder, signature, args):
+        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k = _integers(context, builder, signature, args)
+        at_a, at_b, at_c = (
+            _pointer(context, builder, signature.args[p], array, offset)
+            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co))
+        )
+
+        def emit(mr, nv):
+            out = _addresses(builder, at_c, ldc, mr, nv)
+            start = [[_load(builder, p) for p in row] for row in out]
+            acc = _sum_over_k(builder, start, at_a, rs, cs, at_b, ldb, k)
+            for i in range(mr):
+                for j in range(nv):
+                    _store(builder, acc[i][j], out[i][j])
+
+        _each_size(builder, rows, wide, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k, lr, momentum, decay):
+    """The gradient G = A B of a weight tile and its SGD step; the gradient never leaves the registers.
+
+    V <- momentum V + (G + decay W);  W <- W - lr V, W and V at co + i ldc + j of two arrays of one layout; the other
+    arguments as multiply_add_tile.
+    """
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k, lr, momentum, decay)
+
+    def codegen(context, builder, signature, args):
+        rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k, *scalars = _integers(context, builder, signature, args)
+        at_a, at_b, at_w, at_v = (
+            _pointer(context, builder, signature.args[p], array, offset)
+            for p, array, offset in ((2, a, ao), (6, b, bo), (9, w, co), (10, v, co))
+        )
+        rate, momentum, decay = (_splat(builder, x) for x in scalars)
+        fma, minus_rate = _fma(builder), builder.fneg(rate)
+
+        def emit(mr, nv):
+            zero = [[ir.Constant(_VEC, [0.0] * LANES)] * nv for _ in range(mr)]
+            gradient = _sum_over_k(builder, zero, at_a, rs, cs, at_b, ldb, k)
+            weights, velocities = (_addresses(builder, p, ldc, mr, nv) for p in (at_w, at_v))
+            for i in range(mr):
+                for j in range(nv):
+                    w_old, v_old = _load(builder, weights[i][j]), _load(builder, velocities[i][j])
+                    v_new = fma(momentum, v_old, fma(decay, w_old, gradient[i][j]))
+                    _store(builder, v_new, velocities[i][j])
+                    _store(builder, fma(minus_rate, v_new, w_old), weights[i][j])
+
+        _each_size(builder, rows, wide, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def transpose_tile(typingctx, source, so, lds, target, to, ldt):
+    """target[to + j ldt + i] = source[so + i lds + j] for a LANES x LANES tile, by log2(LANES) rounds of shuffles."""
+    signature = types.void(source, so, lds, target, to, ldt)
+
+    def codegen(context, builder, signature, args):
+        args = _integers(context, builder, signature, args)
+        base = _pointer(context, builder, signature.args[0], args[0], args[1])
+        rows = [_load(builder, row[0]) for row in _addresses(builder, base, args[2], LANES, 1)]
+        half = LANES // 2
+        while half:  # swap the off-diagonal half x half blocks of every 2 half x 2 half block
+            for i in range(LANES):
+                if i & half:
+                    continue
+                top, bottom = rows[i], rows[i + half]
+                upper = [j if not j & half else LANES + j - half for j in range(LANES)]
+                lower = [j + half if not j & half else LANES + j for j in range(LANES)]
+                mask = ir.VectorType(_I32, LANES)
+                rows[i] = builder.shuffle_vector(top, bottom, ir.Constant(mask, [_I32(j) for j in upper]))
+                rows[i + half] = builder.shuffle_vector(top, bottom, ir.Constant(mask, [_I32(j) for j in lower]))
+            half //= 2
+        base = _pointer(context, builder, signature.args[3], args[3], args[4])
+        for row, out in zip(rows, _addresses(builder, base, args[5], LANES, 1), strict=True):
+            _store(builder, row, out[0])
+        return context.get_dummy_value()
+
+    return signature, codegen
