@@ -1,2 +1,18 @@
-from pathlib import Path as _P
-if (_P(__file__).parent.parent/"pyproject.toml").exists(): __path__.append(str(_P(__file__).parent.parent))
+"""wsfast: do networks trained from different seeds end up with similar weights?"""
+
+from pathlib import Path as _Path
+
+_ROOT = _Path(__file__).resolve().parent.parent
+if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ lie beside this folder
+    __path__.append(str(_ROOT))
+
+from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
+from .generation import generate  # noqa: E402
+from .network import Network, network  # noqa: E402
+from .recipe import Recipe  # noqa: E402
+from .taskset import TaskSet, tasks  # noqa: E402
+from .weights import WeightSet  # noqa: E402
+
+__version__ = "0.1.0"
+__all__ = ["Network", "Recipe", "TaskSet", "WeightSet", "chain_factor", "chain_gram", "chain_kernel", "generate",
+           "network", "tasks"]  # fmt: skip

@@ -1,0 +1,144 @@
+"""To and from torch: a declaration as an nn.Module with torch's own parameter names."""
+
+import copy
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from .network import Layer, Network, mlp
+
+
+class LastStep(nn.Module):
+    """The last time step of a recurrent layer's output: [B, T, H] -> [B, H]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, -1]
+
+
+class GRU(nn.GRU):
+    """A GRU layer that returns its outputs alone."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x)[0]
+
+
+class MeanPool(nn.Module):
+    """Global average pool: [B, C, H, W] -> [B, C]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mean(dim=(2, 3))
+
+
+def _linear(layer: Layer) -> nn.Module:
+    n_in, n_out = layer.parameters[0].shape
+    return nn.Linear(n_in, n_out)
+
+
+def _conv(layer: Layer) -> nn.Module:
+    n_in, _, _, n_out = layer.parameters[0].shape
+    return nn.Conv2d(n_in, n_out, 3, padding=1)
+
+
+def _gru(layer: Layer) -> nn.Module:
+    n_in, _, hidden = layer.parameters[0].shape
+    return GRU(n_in, hidden, batch_first=True)
+
+
+MODULES = {
+    "flatten": lambda layer: nn.Flatten(),
+    "linear": _linear,
+    "relu": lambda layer: nn.ReLU(),
+    "leaky_relu": lambda layer: nn.LeakyReLU(layer.options["slope"]),
+    "conv": _conv,
+    "batchnorm": lambda layer: nn.BatchNorm2d(layer.parameters[0].shape[0]),
+    "maxpool": lambda layer: nn.MaxPool2d(2),
+    "mean_pool": lambda layer: MeanPool(),
+    "gru": _gru,
+    "last_step": lambda layer: LastStep(),
+}
+
+
+def to_module(network: Network, arrays: Mapping[str, np.ndarray]) -> nn.Module:
+    """An nn.Sequential in eval mode with one network's parameters (our layout, float32); input [B, *input_shape]."""
+    module = nn.Sequential()
+    for layer in network.layers:
+        module.add_module(layer.name, MODULES[layer.op](layer))
+    state = {p.name: torch.from_numpy(p.to_torch(np.asarray(arrays[p.name], np.float32))) for p in network.parameters}
+    unused = module.load_state_dict(state, strict=False)
+    missing = [name for name in unused.missing_keys if not name.endswith("num_batches_tracked")]
+    if missing or unused.unexpected_keys:
+        raise ValueError(f"{network.name}: parameters do not fit: missing {missing}, unknown {unused.unexpected_keys}")
+    return module.eval()
+
+
+_SKIPPED = (nn.Sequential, nn.Identity, nn.Dropout)  # containers, and what eval mode passes through
+
+
+def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.ndarray]]:
+    """(declaration, stacked parameters [N, *shape] float32) of fully connected torch networks of one shape.
+
+    A model is read layer by layer in the order of its modules: Flatten, Linear, ReLU, LeakyReLU; Dropout and Identity
+    are passed over. Every model is then rebuilt from what was read and both must give the same outputs to 1e-6, so a
+    model whose `forward` does something else is refused. ValueError names the layer that cannot be read.
+    """
+    if not models:
+        raise ValueError("from_torch: want at least one model, got none")
+    network = _read(models[0], "model 0")
+    stacked = {p.name: np.empty((len(models), *p.shape), np.float32) for p in network.parameters}
+    probe = torch.from_numpy(np.random.default_rng(0).standard_normal((8, *network.input_shape)).astype(np.float32))
+    for i, model in enumerate(models):
+        found = _read(model, f"model {i}")
+        if found != network:
+            raise ValueError(f"from_torch: model {i} has the shape {_shapes(found)}, model 0 {_shapes(network)}")
+        for layer, source in zip((x for x in network.layers if x.op == "linear"), _linears(model), strict=True):
+            for p in layer.parameters:
+                tensor = getattr(source, p.name.rpartition(".")[2])
+                array = np.zeros(p.torch_shape) if tensor is None else tensor.detach().cpu().double().numpy()
+                stacked[p.name][i] = p.from_torch(array)
+        _same_outputs(model, to_module(network, {k: v[i] for k, v in stacked.items()}), probe, i)
+    return network, stacked
+
+
+def _read(model: nn.Module, where: str) -> Network:
+    linears = _linears(model)
+    if not linears:
+        raise ValueError(f"from_torch: {where} has no Linear layer (want a fully connected network)")
+    slopes: list[float] = []
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            slopes.append(1.0)
+        elif isinstance(module, (nn.ReLU, nn.LeakyReLU)):
+            if not slopes:
+                raise ValueError(f"from_torch: {where}: layer {name!r} is an activation before the first Linear")
+            slopes[-1] = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+        elif not isinstance(module, (*_SKIPPED, nn.Flatten)) and not list(module.children()):
+            raise ValueError(
+                f"from_torch: {where}: cannot read layer {name!r} ({type(module).__name__}); "
+                "fully connected networks of Linear, ReLU, LeakyReLU, Flatten are read"
+            )
+    widths = tuple(m.out_features for m in linears)
+    if len(set(slopes[:-1])) > 1:
+        raise ValueError(f"from_torch: {where}: hidden activations differ: slopes {slopes[:-1]}")
+    hidden = slopes[0] if len(slopes) > 1 else 1.0
+    return mlp((linears[0].in_features,), widths[-1], widths[:-1], slope=hidden, last_slope=slopes[-1])
+
+
+def _linears(model: nn.Module) -> list[nn.Linear]:
+    return [m for m in model.modules() if isinstance(m, nn.Linear)]
+
+
+def _shapes(network: Network) -> str:
+    return "-".join(map(str, (*network.input_shape, *network.options["widths"], network.classes)))
+
+
+def _same_outputs(model: nn.Module, rebuilt: nn.Module, probe: torch.Tensor, i: int) -> None:
+    twin = copy.deepcopy(model).cpu().double().eval()
+    with torch.no_grad():
+        want, got = twin(probe.double()), rebuilt.double()(probe.double())
+    if want.shape != got.shape or not torch.allclose(want, got, rtol=1e-6, atol=1e-6 * float(want.abs().max() + 1)):
+        raise ValueError(
+            f"from_torch: model {i} does not compute what its layers say, taken in order (outputs {tuple(want.shape)}, "
+            f"rebuilt {tuple(got.shape)}); pass its matrices some other way"
+        )

@@ -1,0 +1,227 @@
+"""Network declarations: everything other modules know about an architecture, as data.
+
+Shapes are input first (a linear weight is [n_in, n_out], a 3x3 convolution [c_in, 3, 3, c_out]). An axis that carries
+the name of a group permutes together with every other axis of that name: reordering the group's units in all of them
+leaves the function unchanged. An axis named None is fixed (pixels, classes, offsets, gates).
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One array of a network.
+
+    name: as in torch's state_dict. shape: input first. axes: permutation group of each axis. bound: trained parameters
+    start from U[-bound, bound); a parameter with a `fill` instead starts constant. rows: how many leading axes index the
+    input of a weight in a chain. torch: the order of our axes in torch's array, which may then be flattened.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    axes: tuple[str | None, ...]
+    bound: float = 0.0
+    fill: float | None = None
+    trained: bool = True
+    rows: int = 1
+    torch: tuple[int, ...] = (0,)
+    torch_shape: tuple[int, ...] = ()
+
+    @property
+    def size(self) -> int:
+        return math.prod(self.shape)
+
+    def to_torch(self, array: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(array.transpose(self.torch)).reshape(self.torch_shape)
+
+    def from_torch(self, array: np.ndarray) -> np.ndarray:
+        split = array.reshape([self.shape[i] for i in self.torch])
+        return np.ascontiguousarray(split.transpose(np.argsort(self.torch)))
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One operation: op names the entry of `wsfast.interop.MODULES`; inputs are layer names, the previous layer if empty."""
+
+    name: str
+    op: str
+    parameters: tuple[Parameter, ...] = ()
+    options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network as data.
+
+    input_shape: (d,), (channels, height, width) or (steps, alphabet). chains: for each chain l = 1, 2, ... the names of
+    the weights multiplied. options: what the constructor was given, for the record.
+    """
+
+    name: str
+    input_shape: tuple[int, ...]
+    classes: int
+    layers: tuple[Layer, ...]
+    chains: tuple[tuple[str, ...], ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def parameters(self) -> tuple[Parameter, ...]:
+        return tuple(p for layer in self.layers for p in layer.parameters)
+
+    @property
+    def size(self) -> int:
+        """Trained numbers of one network."""
+        return sum(p.size for p in self.parameters if p.trained)
+
+    @property
+    def groups(self) -> dict[str, int]:
+        """Every permutation group and its number of units."""
+        return {g: n for p in self.parameters for g, n in zip(p.axes, p.shape, strict=True) if g is not None}
+
+    def parameter(self, name: str) -> Parameter:
+        return next(p for p in self.parameters if p.name == name)
+
+    def chain(self, number: int) -> tuple[Parameter, ...]:
+        """The weights of chain `number` (1 is the first)."""
+        if not isinstance(number, (int, np.integer)) or not 1 <= number <= len(self.chains):
+            raise ValueError(f"chain must be 1..{len(self.chains)} for {self.name}, got {number!r}")
+        return tuple(self.parameter(name) for name in self.chains[number - 1])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as JSON-ready values."""
+        return asdict(self)
+
+
+def linear(name: str, n_in: int, n_out: int, group_in: str | None, group_out: str | None) -> Layer:
+    bound = 1 / math.sqrt(n_in)
+    return Layer(name, "linear", (
+        Parameter(f"{name}.weight", (n_in, n_out), (group_in, group_out), bound, torch=(1, 0), torch_shape=(n_out, n_in)),
+        Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
+    ))  # fmt: skip
+
+
+def conv3x3(name: str, n_in: int, n_out: int, group_in: str | None, group_out: str | None) -> Layer:
+    bound = 1 / math.sqrt(9 * n_in)
+    return Layer(name, "conv", (
+        Parameter(f"{name}.weight", (n_in, 3, 3, n_out), (group_in, None, None, group_out), bound, rows=3,
+                  torch=(3, 0, 1, 2), torch_shape=(n_out, n_in, 3, 3)),
+        Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
+    ))  # fmt: skip
+
+
+def batchnorm(name: str, n: int, group: str | None) -> Layer:
+    def one(suffix: str, fill: float, trained: bool) -> Parameter:
+        return Parameter(f"{name}.{suffix}", (n,), (group,), fill=fill, trained=trained, torch_shape=(n,))
+
+    return Layer(name, "batchnorm", (
+        one("weight", 1, True), one("bias", 0, True), one("running_mean", 0, False), one("running_var", 1, False),
+    ))  # fmt: skip
+
+
+def gru(name: str, n_in: int, hidden: int, group_in: str | None, group: str) -> Layer:
+    """torch's GRU layer; the gates (reset, update, new) are an axis of their own: [n_in, 3, hidden]."""
+    bound = 1 / math.sqrt(hidden)
+
+    def weight(suffix: str, n: int, group_n: str | None) -> Parameter:
+        return Parameter(f"{name}.weight_{suffix}_l0", (n, 3, hidden), (group_n, None, group), bound,
+                         torch=(1, 2, 0), torch_shape=(3 * hidden, n))  # fmt: skip
+
+    def bias(suffix: str) -> Parameter:
+        return Parameter(f"{name}.bias_{suffix}_l0", (3, hidden), (None, group), bound,
+                         torch=(0, 1), torch_shape=(3 * hidden,))  # fmt: skip
+
+    return Layer(name, "gru", (weight("ih", n_in, group_in), weight("hh", hidden, group), bias("ih"), bias("hh")))
+
+
+def mlp(input_shape: tuple[int, ...], classes: int, widths: tuple[int, ...], slope: float = 0.0, last_slope: float = 1.0,
+        name: str = "mlp") -> Network:  # fmt: skip
+    """A fully connected network; slope 0 is ReLU, 0.01 LeakyReLU, 1 no activation; last_slope is the output layer's."""
+    sizes = (math.prod(input_shape), *widths, classes)
+    groups = (None, *(f"hidden{k}" for k in range(1, len(sizes) - 1)), None)
+    layers = [Layer("flatten", "flatten")] if len(input_shape) > 1 else []
+    for k in range(1, len(sizes)):
+        layers.append(linear(f"fc{k}", sizes[k - 1], sizes[k], groups[k - 1], groups[k]))
+        layers += activation(f"act{k}", slope if k < len(sizes) - 1 else last_slope)
+    weights = tuple(f"fc{k}.weight" for k in range(1, len(sizes)))
+    chains = tuple(weights[:k] for k in range(1, max(2, len(weights))))
+    options = {"widths": tuple(widths), "slope": slope, "last_slope": last_slope}
+    return Network(name, tuple(input_shape), classes, tuple(layers), chains, options)
+
+
+def activation(name: str, slope: float) -> list[Layer]:
+    if slope == 1:
+        return []
+    return [Layer(name, "relu") if slope == 0 else Layer(name, "leaky_relu", options={"slope": slope})]
+
+
+def mlp4(input_shape: tuple[int, ...], classes: int, width: int = 500) -> Network:
+    """d-500-500-500-C with a ReLU after every layer, the last one too (arXiv 2208.04369 and its code)."""
+    return mlp(input_shape, classes, (width,) * 3, last_slope=0.0, name="mlp4")
+
+
+def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
+    """Four (3x3 convolution, BatchNorm, ReLU, 2x2 max pool) of width, 2, 4, 8 width channels, global mean pool, linear."""
+    if len(input_shape) != 3 or min(input_shape[1:]) < 16:
+        raise ValueError(f"plainnet5: images must be [channels, height, width] of 16x16 or more, got {input_shape}")
+    layers, n_in, group_in = [], input_shape[0], None
+    for k in range(1, 5):
+        n, group = width * 2 ** (k - 1), f"hidden{k}"
+        layers += [conv3x3(f"conv{k}", n_in, n, group_in, group), batchnorm(f"bn{k}", n, group)]
+        layers += [*activation(f"act{k}", 0), Layer(f"pool{k}", "maxpool")]
+        n_in, group_in = n, group
+    layers += [Layer("gap", "mean_pool"), linear("fc", n_in, classes, group_in, None)]
+    weights = tuple(f"conv{k}.weight" for k in range(1, 5))
+    chains = tuple(weights[:k] for k in range(1, 5))
+    return Network("plainnet5", tuple(input_shape), classes, tuple(layers), chains, {"width": width})
+
+
+def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Network:
+    """Two GRU layers and a linear layer on the last step; input [steps, alphabet]. Chain 1: W_ih W_ih^T, [alphabet]^2."""
+    if len(input_shape) != 2:
+        raise ValueError(f"gru2: the input must be [steps, alphabet], got {input_shape}")
+    layers = (
+        gru("gru1", input_shape[1], width, None, "hidden1"),
+        gru("gru2", width, width, "hidden1", "hidden2"),
+        Layer("last", "last_step"),
+        linear("fc", width, classes, "hidden2", None),
+    )
+    return Network("gru2", tuple(input_shape), classes, layers, (("gru1.weight_ih_l0",),), {"width": width})
+
+
+NETWORKS: dict[str, Callable[..., Network]] = {"mlp4": mlp4, "plainnet5": plainnet5, "gru2": gru2}
+
+
+def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None) -> Network:
+    """The declaration of a named network.
+
+    name: one of "mlp4", "plainnet5", "gru2". input_shape: of one sample. width: hidden units (MLP, GRU) or channels of
+    the first convolution, the paper's where None. ValueError for a name that is not known.
+    """
+    if name not in NETWORKS:
+        raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r} (or pass a wsfast.Network)")
+    if width is not None and width < 1:
+        raise ValueError(f"width must be at least 1, got {width}")
+    options = {} if width is None else {"width": width}
+    return NETWORKS[name](tuple(input_shape), classes, **options)
+
+
+def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray] | None:
+    """(sizes int64 [L + 1], slopes float32 [L]) where the network is a plain chain of linear layers, else None."""
+    sizes, slopes = [math.prod(net.input_shape)], []
+    for layer in net.layers:
+        if layer.inputs or layer.op not in ("flatten", "linear", "relu", "leaky_relu"):
+            return None
+        if layer.op == "linear":
+            sizes.append(layer.parameters[0].shape[1])
+            slopes.append(1.0)
+        elif layer.op != "flatten":
+            if not slopes or slopes[-1] != 1.0:
+                return None
+            slopes[-1] = layer.options.get("slope", 0.0)
+    return np.array(sizes, np.int64), np.array(slopes, np.float32)

@@ -1,0 +1,49 @@
+"""How a network is trained."""
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """SGD with momentum and a step schedule, as torch.optim.SGD with MultiStepLR.
+
+    lr: step size. decay_epochs: after these many epochs the step size is multiplied by `decay`. pad: random crop after
+    zero-padding by so many pixels, and random mirroring; None for neither. The last batch of an epoch may be smaller.
+    """
+
+    lr: float = 0.1
+    momentum: float = 0.9
+    weight_decay: float = 0.0
+    batch_size: int = 128
+    epochs: int = 50
+    decay_epochs: tuple[int, ...] = (30,)
+    decay: float = 0.1
+    pad: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("lr", 0), ("momentum", 0), ("weight_decay", 0), ("epochs", 0), ("batch_size", 1)):
+            value = getattr(self, name)
+            if not np.isfinite(value) or value < low:
+                raise ValueError(f"recipe: {name} must be at least {low}, got {value}")
+        if self.pad is not None and self.pad < 0:
+            raise ValueError(f"recipe: pad must be None or at least 0, got {self.pad}")
+
+    def learning_rates(self) -> np.ndarray:
+        """The step size of each epoch: float32 [epochs]."""
+        steps = np.array([sum(e >= d for d in self.decay_epochs) for e in range(self.epochs)])
+        return (self.lr * self.decay**steps).astype(np.float32)
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """The recipe with another length, its schedule stretched in proportion."""
+        ratio = epochs / self.epochs if self.epochs else 0
+        return replace(self, epochs=epochs, decay_epochs=tuple(round(d * ratio) for d in self.decay_epochs))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+PAPER = Recipe(pad=4)  # CIFAR-100 and tiny ImageNet, arXiv 2208.04369
+DIGITS = Recipe(batch_size=32, epochs=20, decay_epochs=())

@@ -1,0 +1,150 @@
+"""Tasks: small classification problems on which populations of networks are trained."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import datasets
+from .datasets import Data
+from .recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Task:
+    """One problem: rows of the set's samples (int64) and their classes 0..C-1 (int64), for training and for testing."""
+
+    name: str
+    train_rows: np.ndarray
+    train_labels: np.ndarray
+    test_rows: np.ndarray
+    test_labels: np.ndarray
+
+
+@dataclass(frozen=True)
+class TaskSet:
+    """Tasks over shared samples.
+
+    x: uint8 or float32 [n, d]. shape: of one sample, (d,) or (channels, height, width). scale, shift: float32 [d]; a
+    network's input is x * scale + shift. source: where the data came from. recipe, width: what suits this data.
+    """
+
+    name: str
+    x: np.ndarray
+    shape: tuple[int, ...]
+    scale: np.ndarray
+    shift: np.ndarray
+    tasks: tuple[Task, ...]
+    classes: int
+    source: str
+    recipe: Recipe = field(default_factory=Recipe)
+    width: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, task: int) -> Task:
+        return self.tasks[task]
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def inputs(self, rows: np.ndarray) -> np.ndarray:
+        """What a network sees of these rows: float32 [len(rows), *shape]."""
+        return (self.x[rows] * self.scale + self.shift).astype(np.float32).reshape(-1, *self.shape)
+
+
+def tasks(data: Any, y: Any = None, *, groups: Any = None, n: int | None = None, root: str | Path | None = None,
+          test_fraction: float = 0.2) -> TaskSet:  # fmt: skip
+    """The tasks of a known data set, or of any arrays.
+
+    `tasks("digits")`: scikit-learn's 8x8 digits, the 45 pairs of classes. `tasks("cifar100")`: classes (2i, 2i+1), 50
+    tasks, from `cifar-100-python/`. `tasks("tiny_imagenet")`: four classes each in folder order, 50 tasks, 32x32 pixels,
+    from `tiny-imagenet-200/`. root: the folder that holds them, the environment's WSFAST_DATA where None.
+
+    `tasks(x, y, groups=...)`: x [samples, ...] uint8 or float (images as [channels, height, width]), y [samples]
+    integers. groups: a list of tuples of classes, one task each; or an array [samples] that gives each sample's task;
+    every pair of classes where None. test_fraction of each class of a task is held out, chosen by a fixed seed.
+
+    n: the first so many tasks. ValueError for a name that is not known, labels that do not match, data that is not
+    finite; FileNotFoundError or ValueError for a data root that is missing or damaged.
+    """
+    if n is not None and n < 1:
+        raise ValueError(f"tasks: n must be at least 1, got {n}")
+    if isinstance(data, str):
+        if y is not None or groups is not None:
+            raise ValueError(f"tasks: y and groups belong to arrays, {data!r} has its own (want tasks(x, y, groups=...))")
+        if data not in datasets.LOADERS:
+            raise ValueError(f"tasks: data must be one of {', '.join(datasets.LOADERS)} or an array, got {data!r}")
+        loaded = datasets.LOADERS[data](n, root)
+    else:
+        loaded = datasets.from_arrays(data, y)
+    if loaded.split is None:
+        return _split(loaded, groups, n, test_fraction)
+    return _published(loaded)
+
+
+def _set(data: Data, found: list[Task]) -> TaskSet:
+    counts = [len(np.unique(t.train_labels)) for t in found]
+    if len(set(counts)) > 1:
+        raise ValueError(f"tasks: every task needs the same number of classes, got {sorted(set(counts))}")
+    if counts[0] < 2:
+        raise ValueError("tasks: every task needs at least 2 classes, got 1")
+    channels = data.shape[0] if len(data.shape) == 3 else 1
+    per_channel = int(np.prod(data.shape)) // channels
+    scale, shift = (np.repeat(np.asarray(v, np.float32), per_channel) for v in (data.scale, data.shift))
+    return TaskSet(data.name, data.x, data.shape, scale, shift, tuple(found), counts[0], data.source,
+                   data.recipe, data.width)  # fmt: skip
+
+
+def _published(data: Data) -> TaskSet:
+    """Tasks of a data set with its own train and test split."""
+    assert data.split is not None
+    found = []
+    for group in data.groups or []:
+        parts = []
+        for test in (False, True):
+            rows = np.flatnonzero(np.isin(data.y, group) & (data.split == test))
+            parts += [rows, np.searchsorted(group, data.y[rows])]
+        found.append(Task("+".join(data.class_names[c] for c in group), *parts))
+    return _set(data, found)
+
+
+def _split(data: Data, groups: Any, n: int | None, test_fraction: float) -> TaskSet:
+    """Tasks of arrays, a share of each class of a task held out."""
+    if not 0 <= test_fraction < 1:
+        raise ValueError(f"tasks: test_fraction must be in [0, 1), got {test_fraction}")
+    found = []
+    for index, (name, rows) in enumerate(_members(data, groups, n)):
+        classes, labels = np.unique(data.y[rows], return_inverse=True)
+        rng = np.random.default_rng([index, len(rows)])
+        test = np.zeros(len(rows), bool)
+        for c in range(len(classes)):
+            own = np.flatnonzero(labels == c)
+            test[rng.permutation(own)[: int(test_fraction * len(own))]] = True
+        found.append(Task(name, rows[~test], labels[~test], rows[test], labels[test]))
+    return _set(data, found)
+
+
+def _members(data: Data, groups: Any, n: int | None) -> list[tuple[str, np.ndarray]]:
+    """(name, rows) of each task."""
+    if groups is None:
+        classes = np.unique(data.y)
+        groups = [(a, b) for i, a in enumerate(classes) for b in classes[i + 1 :]]
+    groups = list(groups)
+    if groups and not isinstance(groups[0], (Sequence, np.ndarray)):
+        array = np.asarray(groups)
+        if array.shape != data.y.shape:
+            raise ValueError(f"tasks: groups must give each of {len(data.y)} samples its task, got shape {array.shape}")
+        return [(str(g), np.flatnonzero(array == g)) for g in np.unique(array)[:n]]
+    known = set(data.y.tolist())
+    for group in groups[:n]:
+        if missing := set(group) - known:
+            raise ValueError(f"tasks: group {tuple(group)} names class {missing.pop()}, which has no sample")
+    names = data.class_names
+    label = (lambda c: names[c]) if names else str
+    return [("+".join(label(c) for c in g), np.flatnonzero(np.isin(data.y, list(g)))) for g in groups[:n]]
+
