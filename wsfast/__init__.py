@@ -7,12 +7,14 @@ if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ 
     __path__.append(str(_ROOT))
 
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
+from .classifier import WeightClassifier  # noqa: E402
 from .generation import generate  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
+from .studying import StudyResult, study  # noqa: E402
 from .taskset import TaskSet, tasks  # noqa: E402
 from .weights import WeightSet  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["Network", "Recipe", "TaskSet", "WeightSet", "chain_factor", "chain_gram", "chain_kernel", "generate",
-           "network", "tasks"]  # fmt: skip
+__all__ = ["Network", "Recipe", "StudyResult", "TaskSet", "WeightClassifier", "WeightSet", "chain_factor", "chain_gram", "chain_kernel", "generate",
+           "network", "study", "tasks"]  # fmt: skip

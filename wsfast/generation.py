@@ -94,3 +94,23 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
                   seed, t, r)  # fmt: skip
 
     return train
+
+
+def untrained(zoo: WeightSet) -> WeightSet:
+    """The same networks before their first step: the random-initialisation control.
+
+    Sets that were not generated here get fresh initial weights of their declaration, one per (label, repeat).
+    """
+    from .kernels.numba.philox import INIT, uniform
+
+    seed = zoo.info.get("seed", 0)
+    parameters = {}
+    for item, p in enumerate(zoo.network.parameters):
+        array = np.empty((len(zoo), *p.shape), np.float32)
+        for i, (task, repeat) in enumerate(zip(zoo.labels, zoo.repeats, strict=True)):
+            if p.fill is not None:
+                array[i] = p.fill
+            else:
+                array[i] = uniform(p.size, p.bound, seed, task, repeat, INIT, item).reshape(p.shape)
+        parameters[p.name] = array
+    return WeightSet(zoo.network, parameters, zoo.labels, zoo.repeats, zoo.task_names, info={"seed": seed})

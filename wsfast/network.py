@@ -161,8 +161,13 @@ def activation(name: str, slope: float) -> list[Layer]:
 
 
 def mlp4(input_shape: tuple[int, ...], classes: int, width: int = 500) -> Network:
-    """d-500-500-500-C with a ReLU after every layer, the last one too (arXiv 2208.04369 and its code)."""
-    return mlp(input_shape, classes, (width,) * 3, last_slope=0.0, name="mlp4")
+    """d-500-500-500-C, ReLU after every layer but the last."""
+    return mlp(input_shape, classes, (width,) * 3, name="mlp4")
+
+
+def mlp4_published(input_shape: tuple[int, ...], classes: int, width: int = 500) -> Network:
+    """mlp4 with a ReLU on the logits too, as in the code of arXiv 2208.04369; with two classes a third never trains."""
+    return mlp(input_shape, classes, (width,) * 3, last_slope=0.0, name="mlp4-published")
 
 
 def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
@@ -194,13 +199,18 @@ def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Networ
     return Network("gru2", tuple(input_shape), classes, layers, (("gru1.weight_ih_l0",),), {"width": width})
 
 
-NETWORKS: dict[str, Callable[..., Network]] = {"mlp4": mlp4, "plainnet5": plainnet5, "gru2": gru2}
+NETWORKS: dict[str, Callable[..., Network]] = {
+    "mlp4": mlp4,
+    "mlp4-published": mlp4_published,
+    "plainnet5": plainnet5,
+    "gru2": gru2,
+}
 
 
 def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None) -> Network:
     """The declaration of a named network.
 
-    name: one of "mlp4", "plainnet5", "gru2". input_shape: of one sample. width: hidden units (MLP, GRU) or channels of
+    name: one of "mlp4", "mlp4-published", "plainnet5", "gru2". input_shape: of one sample. width: hidden units (MLP, GRU) or channels of
     the first convolution, the paper's where None. ValueError for a name that is not known.
     """
     if name not in NETWORKS:

@@ -8,6 +8,8 @@ import numpy as np
 
 from .network import Network
 
+DIVERGED = 1e6  # trained weights stay below 100; one step past this and float32 chain products overflow
+
 
 @dataclass(frozen=True)
 class WeightSet:
@@ -47,11 +49,9 @@ class WeightSet:
 
     @property
     def diverged(self) -> np.ndarray:
-        """Networks with a number that is not finite: bool [N]. Protocols leave them out and count them."""
-        bad = np.zeros(len(self), bool)
-        for array in self.parameters.values():
-            bad |= ~np.isfinite(array).reshape(len(self), -1).all(axis=1)
-        return bad
+        """Networks with a parameter that is not finite or beyond 10^6: bool [N]. Protocols exclude and count them."""
+        largest = [np.abs(a).reshape(len(self), -1).max(axis=1, initial=0) for a in self.parameters.values()]
+        return ~(np.max(largest, axis=0) <= DIVERGED)  # a NaN fails every comparison
 
     @property
     def nbytes(self) -> int:

@@ -215,11 +215,20 @@ def linear_kernel(a, b=None):
     return dot_kernel(blocks(), len(a), len(other), symmetric)
 
 
+def _near_one(x):
+    """Every network's factor times a power of two (exact) that brings it near 1, so that no product overflows."""
+    largest = np.abs(x).max(axis=(1, 2))
+    return np.ldexp(x, -np.frexp(np.where(np.isfinite(largest), largest, 1))[1][:, None, None])
+
+
 def chain_kernel(a, b=None, form="packed", cosine=False):
     """As `wsfast.reference.gram.chain_kernel`: float64 [Na, Nb] of float32 products."""
     symmetric = b is None
     a = np.ascontiguousarray(a, np.float32)
     other = a if b is None else np.ascontiguousarray(b, np.float32)
+    if cosine:
+        a = _near_one(a)
+        other = a if symmetric else _near_one(other)
     if form == "factorised":
         kernel = np.empty((len(a), len(other)))
         each(lambda i: _pairs(a[i], other, i if symmetric else 0, kernel[i]), range(len(a)))
