@@ -47,7 +47,7 @@ def digits(n: int | None, root: Any) -> Data:
 
 def cifar100(n: int | None, root: Any) -> Data:
     """CIFAR-100 (Krizhevsky 2009) through torchvision, which checks the files' md5; tasks of classes 2i and 2i + 1."""
-    folder = _folder(root, "cifar100", "cifar-100-python")
+    folder = _folder(root, "cifar100")
     groups = _groups("cifar100", 100, n)
     published = _torchvision_datasets().CIFAR100
     try:
@@ -66,7 +66,7 @@ def tiny_imagenet(n: int | None, root: Any) -> Data:
     """Tiny ImageNet (Stanford CS231n), resized to 32x32; tasks of four classes in folder order."""
     from PIL import Image
 
-    folder = _folder(root, "tiny_imagenet", "tiny-imagenet-200")
+    folder = _folder(root, "tiny_imagenet")
     wnids = sorted(p.name for p in (folder / "train").glob("n*"))
     notes = folder / "val" / "val_annotations.txt"
     if not wnids or not notes.is_file():
@@ -128,7 +128,22 @@ def data_root(root: Any) -> Path | None:
     return Path(root).expanduser() if root else None
 
 
-def _folder(root: Any, name: str, layout: str) -> Path:
+LAYOUTS = {"cifar100": "cifar-100-python", "tiny_imagenet": "tiny-imagenet-200"}  # folders below the data root
+
+
+def found(root: Any = None) -> dict[str, str]:
+    """Where each known data set would be read from here, or why it cannot be."""
+    said = {"digits": "inside scikit-learn"}
+    for name in LAYOUTS:
+        try:
+            said[name] = str(_folder(root, name))
+        except FileNotFoundError as error:
+            said[name] = f"not found: {error}"
+    return said
+
+
+def _folder(root: Any, name: str) -> Path:
+    layout = LAYOUTS[name]
     base = data_root(root)
     if base is None:
         raise FileNotFoundError(f"{name}: no data root (set WSFAST_DATA or --data-root to the folder that holds {layout}/)")

@@ -14,6 +14,7 @@ from .threads import each
 
 TILE = 64  # a tile of G is TILE x TILE for all networks: 16 KB each
 COLUMNS = 256  # networks whose transposed block stays in the cache
+FLUSH = 256  # products summed in float32 before they are added up in float64
 
 
 @jit
@@ -120,18 +121,30 @@ def gram_norm(x):
 
 @jit
 def _pair(x, y):
-    """||X^T Y||_F^2 of X [d, r] and Y [d, s]."""
+    """||X^T Y||_F^2 of X [d, r] and Y [d, s]; the same bits for (Y, X) where r = s."""
     d, r = x.shape
     s = y.shape[1]
     ld = padded(s)
-    b, c = np.zeros(d * ld, np.float32), np.zeros(r * ld, np.float32)
+    b, c, total = np.zeros(d * ld, np.float32), np.empty(r * ld, np.float32), np.zeros((r, ld))
     for i in range(d):
         b[i * ld : i * ld + s] = y[i]
-    multiply_add(x.reshape(-1), 0, 1, r, b, 0, ld, c, 0, ld, r, ld, d)
-    total = 0.0
-    for i in range(len(c)):
-        total += np.float64(c[i]) ** 2
-    return total
+    for k in range(0, d, FLUSH):
+        c[:] = 0
+        multiply_add(x.reshape(-1), k * r, 1, r, b, k * ld, ld, c, 0, ld, r, ld, min(FLUSH, d - k))
+        for i in range(r):
+            for j in range(ld):
+                total[i, j] += np.float64(c[i * ld + j])
+    squares = 0.0
+    if r == s:  # entries (i, j) and (j, i) change places in (Y, X)
+        for i in range(r):
+            squares += total[i, i] ** 2
+            for j in range(i):
+                squares += total[i, j] ** 2 + total[j, i] ** 2
+    else:
+        for i in range(r):
+            for j in range(s):
+                squares += total[i, j] ** 2
+    return squares
 
 
 @jit
@@ -152,14 +165,21 @@ def _transposed(block, out, columns):
 
 @jit
 def _add_dots(a, rows0, rows, other, columns, kernel, column0):
-    """kernel[rows0 + i, column0 + j] += a[rows0 + i] . b[column0 + j], with b's block transposed in `other`."""
+    """kernel[rows0 + i, column0 + j] += a[rows0 + i] . b[column0 + j], with b's block transposed in `other`.
+
+    float32 sums of FLUSH products each, float64 across them: an error near 1e-7 however long the vectors are.
+    """
     width = a.shape[1]
     ld = padded(columns)
-    c = np.zeros(rows * ld, np.float32)
-    multiply_add(a.reshape(-1), rows0 * width, width, 1, other, 0, COLUMNS, c, 0, ld, rows, ld, width)
-    for i in range(rows):
-        for j in range(columns):
-            kernel[rows0 + i, column0 + j] += np.float64(c[i * ld + j])
+    flat, c = a.reshape(-1), np.empty(rows * ld, np.float32)
+    for k in range(0, width, FLUSH):
+        c[:] = 0
+        at, count = rows0 * width + k, min(FLUSH, width - k)
+        multiply_add(flat, at, width, 1, other, k * COLUMNS, COLUMNS, c, 0, ld, rows, ld, count)
+        for i in range(rows):
+            target, part = kernel[rows0 + i, column0 : column0 + columns], c[i * ld : i * ld + columns]
+            for j in range(columns):
+                target[j] += np.float64(part[j])
 
 
 def dot_kernel(blocks: Iterator[tuple[np.ndarray, np.ndarray]], na: int, nb: int, symmetric: bool) -> np.ndarray:

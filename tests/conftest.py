@@ -1,0 +1,46 @@
+"""Fixtures shared by all tests."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wsfast
+
+
+@pytest.fixture(scope="session")
+def as_good_as():
+    """assert_as_good_as(name, got, oracle, baseline, factor): got errs at most `factor` times what the baseline errs.
+
+    Errors are ||x - oracle|| / ||oracle|| against a float64 oracle; the floor is one rounding of float32.
+    """
+
+    def check(name, got, oracle, baseline, factor=4.0):
+        oracle = np.asarray(oracle, np.float64)
+        assert np.shape(got) == oracle.shape == np.shape(baseline), name
+        scale = np.linalg.norm(oracle)
+        ours, theirs = (np.linalg.norm(np.asarray(x, np.float64) - oracle) / scale for x in (got, baseline))
+        assert ours <= factor * max(theirs, 2.0**-24), f"{name}: error {ours:.2e}, baseline {theirs:.2e}"
+
+    return check
+
+
+@pytest.fixture(scope="session")
+def four_tasks():
+    """Four pairs of digits."""
+    return wsfast.tasks("digits", n=4)
+
+
+@pytest.fixture(scope="session")
+def zoo(four_tasks):
+    """4 tasks x 10 trained networks of width 24."""
+    return wsfast.generate("mlp4", four_tasks, repeats=10, width=24, progress=False)
+
+
+@pytest.fixture(scope="session")
+def data_root():
+    """The folder of the real data sets."""
+    if "WSFAST_DATA" not in os.environ:
+        pytest.skip("WSFAST_DATA is not set: no real data sets on this machine")
+    return Path(os.environ["WSFAST_DATA"])

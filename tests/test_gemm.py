@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+
+from wsfast.kernels.numba.gemm import multiply_add, multiply_sgd, padded, transpose
+from wsfast.kernels.numba.tile import LANES
+
+SHAPES = [(1, 1, 1), (3, LANES, 5), (8, 2 * LANES, 256), (9, LANES + 1, 257), (15, 3 * LANES, 700), (2, 1, 0)]
+
+
+def operands(m, n, k):
+    rng = np.random.default_rng([m, n, k])
+    ld = padded(n)
+    a = rng.standard_normal((m, k)).astype(np.float32)
+    b = np.zeros((k, ld), np.float32)
+    b[:, :n] = rng.standard_normal((k, n))
+    c = rng.standard_normal((m, ld)).astype(np.float32)
+    return a, b, c, ld
+
+
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+@pytest.mark.parametrize("by_column", [False, True])
+def test_multiply_add(m, n, k, by_column, as_good_as):
+    a, b, c, ld = operands(m, n, k)
+    oracle = c.astype(np.float64) + a.astype(np.float64) @ b
+    baseline = c + a @ b
+    flat, rs, cs = (np.ascontiguousarray(a.T).ravel(), 1, m) if by_column else (a.ravel(), k, 1)
+    multiply_add(flat, 0, rs, cs, b.ravel(), 0, ld, c.reshape(-1), 0, ld, m, ld, k)
+    as_good_as("multiply_add", c, oracle, baseline)
+
+
+def test_a_row_does_not_depend_on_the_tile_it_falls_into():
+    a, b, c, ld = operands(13, 3 * LANES, 300)
+    whole = c.copy()
+    multiply_add(a.ravel(), 0, 300, 1, b.ravel(), 0, ld, whole.reshape(-1), 0, ld, 13, ld, 300)
+    for i in range(13):
+        alone = c[i].copy()
+        multiply_add(a.ravel(), 300 * i, 300, 1, b.ravel(), 0, ld, alone, 0, ld, 1, ld, 300)
+        np.testing.assert_array_equal(alone, whole[i])
+
+
+@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+def test_multiply_sgd(m, n, k, as_good_as):
+    a, b, w, ld = operands(m, n, k)
+    v = np.random.default_rng(k).standard_normal(w.shape).astype(np.float32)
+    lr, momentum, decay = np.float32(0.1), np.float32(0.9), np.float32(0.01)
+
+    def step(kind):
+        v_new = kind(momentum) * v.astype(kind) + a.astype(kind) @ b.astype(kind) + kind(decay) * w.astype(kind)
+        return v_new, w.astype(kind) - kind(lr) * v_new
+
+    (v_oracle, w_oracle), (v_base, w_base) = step(np.float64), step(np.float32)
+    multiply_sgd(a.ravel(), 0, k, 1, b.ravel(), 0, ld, w.reshape(-1), v.reshape(-1), 0, ld, m, ld, k, lr, momentum,
+                 decay)  # fmt: skip
+    as_good_as("velocity", v, v_oracle, v_base)
+    as_good_as("weight", w, w_oracle, w_base)
+
+
+def test_transpose():
+    m, n = 2 * LANES, 3 * LANES
+    source = np.arange(m * n, dtype=np.float32).reshape(m, n)
+    target = np.full((n, m), np.nan, np.float32)
+    transpose(source.ravel(), 0, n, target.reshape(-1), 0, m, m, n)
+    np.testing.assert_array_equal(target, source.T)

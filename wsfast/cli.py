@@ -1,0 +1,107 @@
+"""The command line: wsfast study, wsfast info.
+
+Exit codes: 0 done, 2 a request that cannot be met (the message says why), 130 interrupted.
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+
+from . import __version__
+from .backends import DEFAULT, PACKAGES
+from .datasets import LOADERS
+from .network import NETWORKS
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser("wsfast", description="Do networks trained from different seeds end up with similar weights?")
+    top.add_argument("--version", action="version", version=f"wsfast {__version__}")
+    commands = top.add_subparsers(dest="command", required=True)
+
+    study = commands.add_parser("study", help="train a population of networks, measure their similarity, write a report",
+                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    study.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
+    study.add_argument("--network", default="mlp4", help=f"one of {', '.join(NETWORKS)}")
+    study.add_argument("--out", help="folder for results.json and report.html (default: runs/DATA-NETWORK)")
+    study.add_argument("--tasks", type=int, help="the first so many tasks (default: all)")
+    study.add_argument("--repeats", type=int, default=40, help="networks per task")
+    study.add_argument("--seed", type=int, default=0, help="of the networks and the splits")
+    study.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
+    study.add_argument("--epochs", type=int, help="passes over the data (default: what suits the data)")
+    study.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
+    study.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
+    study.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    study.add_argument("--alpha", type=float, default=0.05, help="the error below which the paper accepts")
+    study.add_argument("--classifier", default="ridge", choices=("ridge", "sgd"), help="sgd: the paper's recipe")
+    study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain (ridge only)")
+    study.add_argument("--json", action="store_true", help="print results.json instead of the table")
+
+    info = commands.add_parser("info", help="versions, backends, data sets found on this machine")
+    info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    info.add_argument("--json", action="store_true", help="print JSON")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(argv)
+    try:
+        return {"study": _study, "info": _info}[args.command](args)
+    except (ValueError, OSError) as error:
+        print(f"wsfast: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("wsfast: interrupted; nothing was written", file=sys.stderr)
+        return 130
+
+
+def _study(args: argparse.Namespace) -> int:
+    from . import generate, study, tasks
+    from .studying import writable_folder
+
+    start = time.perf_counter()
+    out = writable_folder(args.out or f"runs/{args.data}-{args.network}")  # before an hour of training, not after it
+    problems = tasks(args.data, n=args.tasks, root=args.data_root)
+    recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
+    zoo = generate(args.network, problems, repeats=args.repeats, seed=args.seed, recipe=recipe, width=args.width,
+                   backend=args.backend, device=args.device)  # fmt: skip
+    result = study(zoo, alpha=args.alpha, classifier=args.classifier, permutations=args.permutations, seed=args.seed,
+                   backend=args.backend)  # fmt: skip
+    result.numbers["timing"]["total_s"] = time.perf_counter() - start
+    report = result.save(out)
+    if args.json:
+        print(json.dumps(result.to_dict(), indent=1))
+    else:
+        timing = result.to_dict()["timing"]
+        print(result.table())
+        print(f"\n{timing['networks_per_s']:.0f} networks/s, {time.perf_counter() - start:.0f} s in all\nreport: {report}")
+    return 0
+
+
+def _info(args: argparse.Namespace) -> int:
+    from . import provenance
+    from .datasets import data_root, found
+
+    known = {"networks": list(NETWORKS), "backends": backends(), "data_root": str(data_root(args.data_root) or ""),
+             "data": found(args.data_root), **provenance.record()}  # fmt: skip
+    if args.json:
+        print(json.dumps(known, indent=1))
+        return 0
+    print(f"wsfast {__version__} on {known['device']}" + (f", commit {known['commit']}" if known["commit"] else ""))
+    for title, entries in (("versions", known["versions"]), ("backends", known["backends"]), ("data", known["data"])):
+        print(f"\n{title}")
+        for name, said in entries.items():
+            print(f"  {name:<14} {said}")
+    print(f"\nnetworks\n  {', '.join(NETWORKS)}")
+    return 0
+
+
+def backends() -> dict[str, str]:
+    """What each backend runs on here."""
+    from .kernels.numba.tile import LANES
+
+    return {
+        "numba": f"cpu (default): float32, {LANES} lanes a vector, compiled code kept between runs",
+        "reference": "cpu: NumPy float64, the specification, slow",
+    }
