@@ -44,8 +44,8 @@ def chain_gram(x):
 def chain_kernel(a, b=None, form="packed", cosine=False):
     """K_ij = <G_i, G_j>_F between chain factors a [Na, d, r] and b [Nb, d, r'] (b = a where absent): [Na, Nb].
 
-    factorised: ||X_i^T X_j||_F^2, 2 d r r' operations a pair. packed: the dot product of the Grams' upper triangles, the
-    entries off the diagonal counted twice, d (d + 1) operations a pair. cosine: divided by ||G_i|| ||G_j||.
+    factorised: ||X_i^T X_j||_F^2, 2 d r r' operations a pair. packed: the dot product of the Grams' upper triangles,
+    the entries off the diagonal counted twice, d (d + 1) operations a pair. cosine: divided by ||G_i|| ||G_j||.
     """
     a = np.asarray(a, np.float64)
     other = a if b is None else np.asarray(b, np.float64)

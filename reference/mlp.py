@@ -4,6 +4,8 @@ Layer k: z_k = x_{k-1} W_k + b_k, x_k = max(z_k, 0) + slope_k min(z_k, 0): slope
 activation. Shapes: x_0 [B, d], W_k [n_{k-1}, n_k] (input first), b_k [n_k], logits x_L [B, C], labels int [B].
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from . import philox
@@ -30,7 +32,8 @@ def cross_entropy(logits, labels):
 
 def backward(outputs, gradient, weights, slopes):
     """Gradients (dW list, db list) from the loss gradient at the logits [B, C]; `outputs` as `forward` returns."""
-    d_weights, d_biases = [], []
+    d_weights: list[np.ndarray] = []
+    d_biases: list[np.ndarray] = []
     for k in reversed(range(len(weights))):
         gradient = gradient * np.where(outputs[k + 1] > 0, 1.0, slopes[k])
         d_weights.insert(0, outputs[k].T @ gradient)
@@ -49,7 +52,7 @@ def sgd_step(parameter, gradient, velocity, lr, momentum, weight_decay):
 def initial_parameters(sizes, seed, task, repeat):
     """torch's default: weight and bias of layer k ~ U(+-1/sqrt(n_{k-1})); the stream's items are W_1, b_1, W_2, ..."""
     weights, biases = [], []
-    for k, (n_in, n_out) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
+    for k, (n_in, n_out) in enumerate(pairwise(sizes)):
         bound = 1 / np.sqrt(n_in)
         weights.append(philox.initial_weight((n_in, n_out), bound, 2 * k, seed, task, repeat))
         biases.append(philox.initial_weight((n_out,), bound, 2 * k + 1, seed, task, repeat))
@@ -60,8 +63,8 @@ def batch(x, rows, scale, shift, shape, crops, pad):
     """The network's input for rows of x, augmented where `crops` [B, 3] is given, then scaled: float64 [B, d]."""
     images = x[rows].astype(np.float64)
     if crops is not None:
-        cropped = [philox.crop_flip(i.reshape(shape), *c, pad).ravel() for i, c in zip(images, crops, strict=True)]
-        images = np.stack(cropped)
+        pairs = zip(images.reshape(-1, *shape), crops, strict=True)
+        images = np.stack([philox.crop_flip(i, dy, dx, flip, pad).ravel() for i, (dy, dx, flip) in pairs])
     return images * scale + shift
 
 
@@ -82,8 +85,8 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     [d]: the input is x * scale + shift; shape (c, h, w) of an image; lr [epochs]; batch_size: the last batch of an
     epoch may be smaller; pad: random crop after padding by `pad`, and mirroring, -1 for none.
 
-    Returns (parameters [P]: W_1, b_1, W_2, ... each row-major; loss_curve [epochs]: mean training loss over each epoch's
-    steps, weighted by samples; record [4]: train loss, train accuracy, test loss, test accuracy, without augmentation).
+    Returns (parameters [P]: W_1, b_1, W_2, ... each row-major; loss_curve [epochs]: mean loss of an epoch's
+    samples, each in the step that used it; record [4]: train loss, train accuracy, test loss, test accuracy, without augmentation).
     """
     weights, biases = initial_parameters(sizes, seed, task, repeat)
     velocities = [np.zeros_like(p) for p in (*weights, *biases)]

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 from sklearn.base import clone
 from sklearn.linear_model import Ridge
-
-import wsfast
 from wsfast.kernels.numba import classifier as compiled
 from wsfast.reference import classifier, gram
+
+import wsfast
 from wsfast.ridge import PENALTIES, KernelRidge
 
 
@@ -122,23 +122,23 @@ def test_it_learns(zoo):
 
 def test_bad_input(zoo):
     model = wsfast.WeightClassifier()
-    with pytest.raises(TypeError, match="want a WeightSet, got list"):
+    with pytest.raises(TypeError, match=r"want a WeightSet, got list"):
         model.fit([1, 2])
-    with pytest.raises(ValueError, match="one label a network, got 40"):
+    with pytest.raises(ValueError, match=r"one label a network, got 40"):
         model.fit(zoo, [0, 1])
-    with pytest.raises(ValueError, match="solver must be ridge or sgd, got 'svm'"):
+    with pytest.raises(ValueError, match=r"solver must be ridge or sgd, got 'svm'"):
         wsfast.WeightClassifier(solver="svm").fit(zoo)
-    with pytest.raises(ValueError, match="features must be one of"):
+    with pytest.raises(ValueError, match=r"features must be one of"):
         wsfast.WeightClassifier(features="weights").fit(zoo)
     with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4, got 4"):
         wsfast.WeightClassifier(chain=4).fit(zoo)
-    with pytest.raises(ValueError, match="at least 2 classes"):
+    with pytest.raises(ValueError, match=r"at least 2 classes"):
         model.fit(zoo[:5])
-    with pytest.raises(ValueError, match="needs labels"):
+    with pytest.raises(ValueError, match=r"needs labels"):
         wsfast.WeightClassifier(features="precomputed").fit(np.eye(3))
-    with pytest.raises(ValueError, match="square kernel"):
+    with pytest.raises(ValueError, match=r"square kernel"):
         wsfast.WeightClassifier(features="precomputed").fit(np.ones((3, 2)), [0, 1, 0])
     broken = zoo[:]
     broken.parameters["fc1.weight"][3] = np.nan
-    with pytest.raises(ValueError, match="1 of 40 networks diverged"):
+    with pytest.raises(ValueError, match=r"1 of 40 networks diverged"):
         model.fit(broken)

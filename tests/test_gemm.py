@@ -1,6 +1,5 @@
 import numpy as np
 import pytest
-
 from wsfast.kernels.numba.gemm import multiply_add, multiply_sgd, padded, transpose
 from wsfast.kernels.numba.tile import LANES
 
@@ -49,8 +48,9 @@ def test_multiply_sgd(m, n, k, as_good_as):
         return v_new, w.astype(kind) - kind(lr) * v_new
 
     (v_oracle, w_oracle), (v_base, w_base) = step(np.float64), step(np.float32)
-    multiply_sgd(a.ravel(), 0, k, 1, b.ravel(), 0, ld, w.reshape(-1), v.reshape(-1), 0, ld, m, ld, k, lr, momentum,
-                 decay)  # fmt: skip
+    multiply_sgd(
+        a.ravel(), 0, k, 1, b.ravel(), 0, ld, w.reshape(-1), v.reshape(-1), 0, ld, m, ld, k, lr, momentum, decay
+    )
     as_good_as("velocity", v, v_oracle, v_base)
     as_good_as("weight", w, w_oracle, w_base)
 

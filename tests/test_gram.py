@@ -1,11 +1,16 @@
 import numpy as np
 import pytest
-
 from wsfast.kernels.numba import gram as compiled
 from wsfast.reference import gram
 
-DENSE = {"one": (1, [(1, 1)]), "odd": (5, [(7, 9), (9, 4), (4, 3)]), "tile": (3, [(64, 16), (16, 32)]),
-         "tile + 1": (4, [(65, 17), (17, 33)]), "wide": (2, [(130, 40)]), "many": (260, [(9, 5)])}  # fmt: skip
+DENSE = {
+    "one": (1, [(1, 1)]),
+    "odd": (5, [(7, 9), (9, 4), (4, 3)]),
+    "tile": (3, [(64, 16), (16, 32)]),
+    "tile + 1": (4, [(65, 17), (17, 33)]),
+    "wide": (2, [(130, 40)]),
+    "many": (260, [(9, 5)]),
+}
 CONV = {"conv": (3, [(3, 3, 3, 5), (5, 3, 3, 6), (6, 3, 3, 2)]), "conv grey": (2, [(1, 3, 3, 17)])}
 SETS = {**DENSE, **CONV}
 

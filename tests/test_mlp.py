@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
 import torch
-
 from wsfast.kernels.numba import mlp as compiled
 from wsfast.reference import mlp, philox
 
@@ -13,13 +12,26 @@ def problem(sizes, n=41, n_test=13, batch_size=8, epochs=3, pad=-1, shape=None, 
     x = rng.integers(0, 256, (n + n_test, d)).astype(np.uint8)
     rows = rng.permutation(n + n_test)
     labels = rng.integers(0, sizes[-1], n + n_test)
-    fixed = dict(
-        x=x, train_rows=rows[:n], train_labels=labels[:n], test_rows=rows[n:], test_labels=labels[n:],
-        sizes=np.array(sizes), slopes=np.array(slopes or [0.0] * (layers - 1) + [1.0], np.float32),
-        scale=np.full(d, 1 / 64, np.float32), shift=np.full(d, -2, np.float32),
-        shape=np.array(shape or (1, 1, d)), lr=np.array([0.05, 0.05, 0.005], np.float32)[:epochs],
-        momentum=0.9, weight_decay=1e-3, batch_size=batch_size, pad=pad, seed=7, task=3, repeat=5,
-    )  # fmt: skip
+    fixed = {
+        "x": x,
+        "train_rows": rows[:n],
+        "train_labels": labels[:n],
+        "test_rows": rows[n:],
+        "test_labels": labels[n:],
+        "sizes": np.array(sizes),
+        "slopes": np.array(slopes or [0.0] * (layers - 1) + [1.0], np.float32),
+        "scale": np.full(d, 1 / 64, np.float32),
+        "shift": np.full(d, -2, np.float32),
+        "shape": np.array(shape or (1, 1, d)),
+        "lr": np.array([0.05, 0.05, 0.005], np.float32)[:epochs],
+        "momentum": 0.9,
+        "weight_decay": 1e-3,
+        "batch_size": batch_size,
+        "pad": pad,
+        "seed": 7,
+        "task": 3,
+        "repeat": 5,
+    }
     return {**fixed, **changes}
 
 
@@ -46,7 +58,9 @@ def torch_run(case, dtype):
     sizes, slopes = case["sizes"], case["slopes"]
     key = case["seed"], case["task"], case["repeat"]
     weights, biases = mlp.initial_parameters(sizes, *key)
-    params = [torch.tensor(p, dtype=dtype, requires_grad=True) for pair in zip(weights, biases, strict=True) for p in pair]
+    params = [
+        torch.tensor(p, dtype=dtype, requires_grad=True) for pair in zip(weights, biases, strict=True) for p in pair
+    ]
     optimiser = torch.optim.SGD(params, lr=1, momentum=case["momentum"], weight_decay=case["weight_decay"])
     n = len(case["train_rows"])
     for epoch, lr in enumerate(case["lr"]):
@@ -56,8 +70,18 @@ def torch_run(case, dtype):
         for start in range(0, n, case["batch_size"]):
             chosen = order[start : start + case["batch_size"]]
             crop = crops[chosen] if crops is not None else None
-            h = torch.tensor(mlp.batch(case["x"], case["train_rows"][chosen], case["scale"], case["shift"],
-                                       case["shape"], crop, case["pad"]), dtype=dtype)  # fmt: skip
+            h = torch.tensor(
+                mlp.batch(
+                    case["x"],
+                    case["train_rows"][chosen],
+                    case["scale"],
+                    case["shift"],
+                    case["shape"],
+                    crop,
+                    case["pad"],
+                ),
+                dtype=dtype,
+            )
             for k in range(len(slopes)):
                 h = torch.nn.functional.leaky_relu(h @ params[2 * k] + params[2 * k + 1], float(slopes[k]))
             loss = torch.nn.functional.cross_entropy(h, torch.tensor(case["train_labels"][chosen]))

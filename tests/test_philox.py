@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
 from scipy import stats
-
 from wsfast.kernels.numba import philox as compiled
 from wsfast.reference import philox
 
 VECTORS = [  # Random123's kat_vectors, philox4x32 with 10 rounds
     ((0, 0, 0, 0), (0, 0), (0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8)),
     ((0xFFFFFFFF,) * 4, (0xFFFFFFFF,) * 2, (0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD)),
-    ((0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344), (0xA4093822, 0x299F31D0),
-     (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1)),
-]  # fmt: skip
+    (
+        (0x243F6A88, 0x85A308D3, 0x13198A2E, 0x03707344),
+        (0xA4093822, 0x299F31D0),
+        (0xD16CFE09, 0x94FDCCEB, 0x5001E420, 0x24126EA1),
+    ),
+]
 STREAMS = [(0, 0, 0), (7, 3, 5), (2**63 + 11, 49, 99)]
 
 
@@ -40,7 +42,7 @@ def test_streams_are_the_same_bits_in_both(n, stream):
 
 
 def test_streams_differ_in_every_coordinate():
-    base = dict(seed=1, task=2, repeat=3, purpose=philox.INIT, item=4)
+    base = {"seed": 1, "task": 2, "repeat": 3, "purpose": philox.INIT, "item": 4}
     first = philox.words(64, **base)
     for change in ({"seed": 2}, {"seed": 1 + 2**32}, {"task": 3}, {"repeat": 4}, {"purpose": 1}, {"item": 5}):
         assert not np.isin(philox.words(64, **{**base, **change}), first).any(), change

@@ -16,5 +16,18 @@ from .taskset import TaskSet, tasks  # noqa: E402
 from .weights import WeightSet  # noqa: E402
 
 __version__ = "0.1.0"
-__all__ = ["Network", "Recipe", "StudyResult", "TaskSet", "WeightClassifier", "WeightSet", "chain_factor", "chain_gram", "chain_kernel", "generate",
-           "network", "study", "tasks"]  # fmt: skip
+__all__ = [
+    "Network",
+    "Recipe",
+    "StudyResult",
+    "TaskSet",
+    "WeightClassifier",
+    "WeightSet",
+    "chain_factor",
+    "chain_gram",
+    "chain_kernel",
+    "generate",
+    "network",
+    "study",
+    "tasks",
+]

@@ -8,14 +8,20 @@ from .weights import WeightSet
 GRAM_LIMIT = 4 << 30  # bytes; beyond this a Gram array is a mistake, not a wish
 
 
-def chain_factor(zoo: WeightSet, chain: int = 1, *, row_normalize: bool = False, column_normalize: bool = False,
-                 backend: str | None = None) -> np.ndarray:  # fmt: skip
+def chain_factor(
+    zoo: WeightSet,
+    chain: int = 1,
+    *,
+    row_normalize: bool = False,
+    column_normalize: bool = False,
+    backend: str | None = None,
+) -> np.ndarray:
     """X_l = W_1 W_2 ... W_l of every network: [N, d, r], float32 (float64 from the reference).
 
     chain: l, from 1. row_normalize: every weight's rows to unit length first where l >= 2, as the paper's code does for
-    MLPs (its text does not). column_normalize: every column of X_l to unit length, which also removes positive rescaling
-    between layers. Invariant to the order of hidden units up to the order of X's columns. ValueError for a chain that the
-    network does not have.
+    MLPs (its text does not). column_normalize: every column of X_l to unit length, which also removes positive
+    rescaling between layers. Reordering hidden units reorders the columns of X_l at most. ValueError for a chain that
+    the network does not have.
     """
     weights = zoo.network.chain(chain)
     if row_normalize and any(len(p.shape) != 2 for p in weights):
@@ -26,8 +32,14 @@ def chain_factor(zoo: WeightSet, chain: int = 1, *, row_normalize: bool = False,
     return backends.load("chain_factor", backend).chain_factor(arrays, row_normalize, column_normalize)
 
 
-def chain_gram(zoo: WeightSet, chain: int = 1, *, row_normalize: bool = False, column_normalize: bool = False,
-               backend: str | None = None) -> np.ndarray:  # fmt: skip
+def chain_gram(
+    zoo: WeightSet,
+    chain: int = 1,
+    *,
+    row_normalize: bool = False,
+    column_normalize: bool = False,
+    backend: str | None = None,
+) -> np.ndarray:
     """G_l = X_l X_l^T of every network: [N, d, d]; options as chain_factor.
 
     Invariant to the order of hidden units. ValueError with the size where it would take over 4 GiB (use chain_kernel).
@@ -35,15 +47,25 @@ def chain_gram(zoo: WeightSet, chain: int = 1, *, row_normalize: bool = False, c
     d = chain_width(zoo, chain)
     size = len(zoo) * d * d * 4
     if size > GRAM_LIMIT:
-        raise ValueError(f"chain_gram: {len(zoo)} x {d} x {d} would take {size / 2**30:,.1f} GiB, the limit is "
-                         f"{GRAM_LIMIT / 2**30:.0f} (use chain_kernel, which never holds it, or fewer networks)")  # fmt: skip
+        raise ValueError(
+            f"chain_gram: {len(zoo)} x {d} x {d} would take {size / 2**30:,.1f} GiB, the limit is "
+            f"{GRAM_LIMIT / 2**30:.0f} (use chain_kernel, which never holds it, or fewer networks)"
+        )
     x = chain_factor(zoo, chain, row_normalize=row_normalize, column_normalize=column_normalize, backend=backend)
     return backends.load("chain_gram", backend).chain_gram(x)
 
 
-def chain_kernel(a: WeightSet, b: WeightSet | None = None, chain: int = 1, *, row_normalize: bool = False,
-                 column_normalize: bool = False, cosine: bool = False, form: str = "auto",
-                 backend: str | None = None) -> np.ndarray:  # fmt: skip
+def chain_kernel(
+    a: WeightSet,
+    b: WeightSet | None = None,
+    chain: int = 1,
+    *,
+    row_normalize: bool = False,
+    column_normalize: bool = False,
+    cosine: bool = False,
+    form: str = "auto",
+    backend: str | None = None,
+) -> np.ndarray:
     """K_ij = <G_i, G_j>_F of all pairs: float64 [Na, Nb], [N, N] where b is None; no Gram of a whole set is stored.
 
     cosine: every G to unit Frobenius norm. form: "factorised" (||X_i^T X_j||^2), "packed" (tiles of G), or "auto", the
@@ -52,8 +74,10 @@ def chain_kernel(a: WeightSet, b: WeightSet | None = None, chain: int = 1, *, ro
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
     if b is not None and chain_width(a, chain) != chain_width(b, chain):
-        raise ValueError(f"chain_kernel: chain {chain} of {a.network.name} has d = {chain_width(a, chain)}, "
-                         f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared")  # fmt: skip
+        raise ValueError(
+            f"chain_kernel: chain {chain} of {a.network.name} has d = {chain_width(a, chain)}, "
+            f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
+        )
     options = {"row_normalize": row_normalize, "column_normalize": column_normalize, "backend": backend}
     x = chain_factor(a, chain, **options)  # type: ignore[arg-type]
     y = None if b is None else chain_factor(b, chain, **options)  # type: ignore[arg-type]
@@ -103,8 +127,15 @@ def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1) -> np.n
 FEATURES = ("chain", "chain_unit", "raw")
 
 
-def feature_kernel(features: str, a: WeightSet, b: WeightSet | None = None, chain: int = 1, *, cosine: bool = True,
-                   backend: str | None = None) -> np.ndarray:  # fmt: skip
+def feature_kernel(
+    features: str,
+    a: WeightSet,
+    b: WeightSet | None = None,
+    chain: int = 1,
+    *,
+    cosine: bool = True,
+    backend: str | None = None,
+) -> np.ndarray:
     """The N x N kernel of a named feature: "chain", "chain_unit" (unit columns) or "raw" (the layer alone)."""
     if features not in FEATURES:
         raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {features!r}")

@@ -21,14 +21,15 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     then a kernel, [n, n] to fit and [m, n] to predict. solver: "ridge" (default), one-hot least squares on the centred
     kernel, cosine-scaled, penalty by leave-one-out error; "sgd", the recipe of arXiv 2208.04369: softmax regression on
     the unscaled Gram, batch size 1, lr 1e-3, momentum 0.9, 10 epochs, lr x 0.1 after 6, torch's initial weights drawn
-    from `seed` ("raw" and "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory as
-    on the d^2 weights themselves. seed, backend: of the "sgd" solver and the features.
+    from `seed` ("raw" and "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory
+    as on the d^2 weights themselves. seed, backend: of the "sgd" solver and the features.
 
     After fit: classes_ [C], coef_ [n, C] (dual), intercept_ [C].
     """
 
-    def __init__(self, chain: int = 1, features: str = "chain", solver: str = "ridge", seed: int = 0,
-                 backend: str | None = None):  # fmt: skip
+    def __init__(
+        self, chain: int = 1, features: str = "chain", solver: str = "ridge", seed: int = 0, backend: str | None = None
+    ):
         self.chain = chain
         self.features = features
         self.solver = solver
@@ -36,7 +37,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self.backend = backend
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """X: WeightSet, or kernel [n, n]; y: int [n], the set's labels where None. ValueError for networks not finite."""
+        """X: WeightSet, or kernel [n, n]; y: int [n], the set's labels where None. Diverged networks are refused."""
         if self.solver not in ("ridge", "sgd"):
             raise ValueError(f"WeightClassifier: solver must be ridge or sgd, got {self.solver!r}")
         kernel = self._kernel(X, X)
@@ -99,13 +100,20 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
             kernel = np.asarray(X, np.float64)
         else:
             if not isinstance(X, WeightSet):
-                raise TypeError(f"WeightClassifier: want a WeightSet, got {type(X).__name__} (or features='precomputed')")
+                raise TypeError(
+                    f"WeightClassifier: want a WeightSet, got {type(X).__name__} (or features='precomputed')"
+                )
             bad = int(X.diverged.sum())
             if bad:
                 raise ValueError(f"WeightClassifier: {bad} of {len(X)} networks diverged (use zoo[~zoo.diverged])")
-            kernel = feature_kernel(self.features, X, None if X is train else train, self.chain,
-                                    cosine=self.solver == "ridge" or self.features == "raw",
-                                    backend=self.backend)  # fmt: skip
+            kernel = feature_kernel(
+                self.features,
+                X,
+                None if X is train else train,
+                self.chain,
+                cosine=self.solver == "ridge" or self.features == "raw",
+                backend=self.backend,
+            )
         if kernel.ndim != 2 or not np.isfinite(kernel).all():
             raise ValueError(f"WeightClassifier: want a finite kernel [m, n], got shape {kernel.shape}")
         return kernel

@@ -16,12 +16,17 @@ from .network import NETWORKS
 
 
 def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser("wsfast", description="Do networks trained from different seeds end up with similar weights?")
+    top = argparse.ArgumentParser(
+        "wsfast", description="Do networks trained from different seeds end up with similar weights?"
+    )
     top.add_argument("--version", action="version", version=f"wsfast {__version__}")
     commands = top.add_subparsers(dest="command", required=True)
 
-    study = commands.add_parser("study", help="train a population of networks, measure their similarity, write a report",
-                                formatter_class=argparse.ArgumentDefaultsHelpFormatter)  # fmt: skip
+    study = commands.add_parser(
+        "study",
+        help="train a population of networks, measure their similarity, write a report",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     study.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
     study.add_argument("--network", default="mlp4", help=f"one of {', '.join(NETWORKS)}")
     study.add_argument("--out", help="folder for results.json and report.html (default: runs/DATA-NETWORK)")
@@ -64,10 +69,24 @@ def _study(args: argparse.Namespace) -> int:
     out = writable_folder(args.out or f"runs/{args.data}-{args.network}")  # before an hour of training, not after it
     problems = tasks(args.data, n=args.tasks, root=args.data_root)
     recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
-    zoo = generate(args.network, problems, repeats=args.repeats, seed=args.seed, recipe=recipe, width=args.width,
-                   backend=args.backend, device=args.device)  # fmt: skip
-    result = study(zoo, alpha=args.alpha, classifier=args.classifier, permutations=args.permutations, seed=args.seed,
-                   backend=args.backend)  # fmt: skip
+    zoo = generate(
+        args.network,
+        problems,
+        repeats=args.repeats,
+        seed=args.seed,
+        recipe=recipe,
+        width=args.width,
+        backend=args.backend,
+        device=args.device,
+    )
+    result = study(
+        zoo,
+        alpha=args.alpha,
+        classifier=args.classifier,
+        permutations=args.permutations,
+        seed=args.seed,
+        backend=args.backend,
+    )
     result.numbers["timing"]["total_s"] = time.perf_counter() - start
     report = result.save(out)
     if args.json:
@@ -75,7 +94,9 @@ def _study(args: argparse.Namespace) -> int:
     else:
         timing = result.to_dict()["timing"]
         print(result.table())
-        print(f"\n{timing['networks_per_s']:.0f} networks/s, {time.perf_counter() - start:.0f} s in all\nreport: {report}")
+        print(
+            f"\n{timing['networks_per_s']:.0f} networks/s, {time.perf_counter() - start:.0f} s in all\nreport: {report}"
+        )
     return 0
 
 
@@ -83,8 +104,13 @@ def _info(args: argparse.Namespace) -> int:
     from . import provenance
     from .datasets import data_root, found
 
-    known = {"networks": list(NETWORKS), "backends": backends(), "data_root": str(data_root(args.data_root) or ""),
-             "data": found(args.data_root), **provenance.record()}  # fmt: skip
+    known = {
+        "networks": list(NETWORKS),
+        "backends": backends(),
+        "data_root": str(data_root(args.data_root) or ""),
+        "data": found(args.data_root),
+        **provenance.record(),
+    }
     if args.json:
         print(json.dumps(known, indent=1))
         return 0

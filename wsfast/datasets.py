@@ -41,8 +41,18 @@ def digits(n: int | None, root: Any) -> Data:
     images, y = load_digits(return_X_y=True)
     _room("digits", n, 45)
     mean, std = images.mean(), images.std()
-    return Data("digits", images.astype(np.uint8), y.astype(np.int64), (1, 8, 8), [1 / std], [-mean / std],
-                "scikit-learn load_digits", recipe=DIGITS, width=100, class_names=[str(k) for k in range(10)])  # fmt: skip
+    return Data(
+        "digits",
+        images.astype(np.uint8),
+        y.astype(np.int64),
+        (1, 8, 8),
+        [1 / std],
+        [-mean / std],
+        "scikit-learn load_digits",
+        recipe=DIGITS,
+        width=100,
+        class_names=[str(k) for k in range(10)],
+    )
 
 
 def cifar100(n: int | None, root: Any) -> Data:
@@ -58,8 +68,18 @@ def cifar100(n: int | None, root: Any) -> Data:
     y = np.concatenate([np.asarray(p.targets, np.int64) for p in parts])
     test = np.repeat([False, True], [len(p.data) for p in parts])
     used = np.isin(y, np.concatenate(groups))
-    return Data("cifar100", x[used], y[used], (3, 32, 32), *_standardise(CIFAR100_MEAN, CIFAR100_STD), str(folder),
-                groups, test[used], list(parts[0].classes), PAPER)  # fmt: skip
+    return Data(
+        "cifar100",
+        x[used],
+        y[used],
+        (3, 32, 32),
+        *_standardise(CIFAR100_MEAN, CIFAR100_STD),
+        str(folder),
+        groups,
+        test[used],
+        list(parts[0].classes),
+        PAPER,
+    )
 
 
 def tiny_imagenet(n: int | None, root: Any) -> Data:
@@ -89,8 +109,18 @@ def tiny_imagenet(n: int | None, root: Any) -> Data:
             raise ValueError(f"tiny_imagenet: {file} cannot be read: {error}") from error
         x[i] = np.asarray(small).transpose(2, 0, 1).ravel()
     y, test = np.array([f[1] for f in files], np.int64), np.array([f[2] for f in files])
-    return Data("tiny_imagenet", x, y, (3, 32, 32), *_standardise(IMAGENET_MEAN, IMAGENET_STD), str(folder),
-                groups, test, wnids, PAPER)  # fmt: skip
+    return Data(
+        "tiny_imagenet",
+        x,
+        y,
+        (3, 32, 32),
+        *_standardise(IMAGENET_MEAN, IMAGENET_STD),
+        str(folder),
+        groups,
+        test,
+        wnids,
+        PAPER,
+    )
 
 
 LOADERS: dict[str, Callable[[int | None, Any], Data]] = {
@@ -146,7 +176,9 @@ def _folder(root: Any, name: str) -> Path:
     layout = LAYOUTS[name]
     base = data_root(root)
     if base is None:
-        raise FileNotFoundError(f"{name}: no data root (set WSFAST_DATA or --data-root to the folder that holds {layout}/)")
+        raise FileNotFoundError(
+            f"{name}: no data root (set WSFAST_DATA or --data-root to the folder that holds {layout}/)"
+        )
     if not (base / layout).is_dir():
         raise FileNotFoundError(f"{name}: {base / layout} is missing (the data root must hold {layout}/)")
     return base / layout

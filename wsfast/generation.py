@@ -9,7 +9,8 @@ from tqdm import tqdm
 
 from . import backends, provenance
 from .kernels.numba.threads import available, unordered
-from .network import Network, mlp_layers, network as named_network
+from .network import Network, mlp_layers
+from .network import network as named_network
 from .recipe import Recipe
 from .taskset import TaskSet
 from .weights import WeightSet
@@ -18,9 +19,19 @@ RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 PRECISION = {"numba": "fp32", "reference": "fp64"}
 
 
-def generate(network: str | Network, tasks: TaskSet, *, repeats: int, seed: int = 0, recipe: Recipe | None = None,
-             width: int | None = None, backend: str | None = None, device: str = "cpu", threads: int | None = None,
-             progress: bool | None = None) -> WeightSet:  # fmt: skip
+def generate(
+    network: str | Network,
+    tasks: TaskSet,
+    *,
+    repeats: int,
+    seed: int = 0,
+    recipe: Recipe | None = None,
+    width: int | None = None,
+    backend: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> WeightSet:
     """Train `repeats` networks on every task.
 
     network: a name (wsfast.network) or a declaration for the tasks' shape and classes. seed: 0 .. 2^64 - 1. recipe,
@@ -29,8 +40,8 @@ def generate(network: str | Network, tasks: TaskSet, *, repeats: int, seed: int 
     None. progress: a bar on stderr; None shows it on a terminal only.
 
     A network's bits depend on (network, task, recipe, seed, repeat) and the backend alone, not on its neighbours, their
-    number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C stops within the networks
-    in work. Returns a WeightSet ordered by task, then repeat. ValueError for what cannot be trained.
+    number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C stops after the
+    networks in work. Returns a WeightSet ordered by task, then repeat. ValueError for what cannot be trained.
     """
     backend = backends.choose(backend, device)
     if isinstance(network, str):
@@ -38,8 +49,10 @@ def generate(network: str | Network, tasks: TaskSet, *, repeats: int, seed: int 
     elif width is not None:
         raise ValueError("generate: width belongs to a named network, a declaration has its own")
     if network.input_shape != tasks.shape or network.classes != tasks.classes:
-        raise ValueError(f"generate: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
-                         f"the tasks have {tasks.shape} and {tasks.classes}")  # fmt: skip
+        raise ValueError(
+            f"generate: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
+            f"the tasks have {tasks.shape} and {tasks.classes}"
+        )
     if repeats < 1:
         raise ValueError(f"generate: repeats must be at least 1, got {repeats}")
     if not 0 <= seed < 2**64:
@@ -62,12 +75,27 @@ def generate(network: str | Network, tasks: TaskSet, *, repeats: int, seed: int 
             bar.update()
     seconds = time.perf_counter() - start
     info = {
-        "data": tasks.name, "source": tasks.source, "seed": seed, "repeats": repeats, "recipe": recipe.to_dict(),
-        "backend": backend, "precision": PRECISION[backend], "threads": threads or available(), "generate_s": seconds,
-        "networks_per_s": count / seconds, **provenance.record(),
-    }  # fmt: skip
-    return WeightSet(network, parameters, np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks)),
-                     tuple(tasks.names), {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}, info)  # fmt: skip
+        "data": tasks.name,
+        "source": tasks.source,
+        "seed": seed,
+        "repeats": repeats,
+        "recipe": recipe.to_dict(),
+        "backend": backend,
+        "precision": PRECISION[backend],
+        "threads": threads or available(),
+        "generate_s": seconds,
+        "networks_per_s": count / seconds,
+        **provenance.record(),
+    }
+    return WeightSet(
+        network,
+        parameters,
+        np.repeat(np.arange(len(tasks)), repeats),
+        np.tile(np.arange(repeats), len(tasks)),
+        tuple(tasks.names),
+        {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves},
+        info,
+    )
 
 
 def _hidden(progress: bool | None) -> bool | None:
@@ -89,9 +117,26 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]
-        return op(tasks.x, task.train_rows, task.train_labels, task.test_rows, task.test_labels, sizes, slopes,
-                  tasks.scale, tasks.shift, shape, lr, recipe.momentum, recipe.weight_decay, recipe.batch_size, pad,
-                  seed, t, r)  # fmt: skip
+        return op(
+            tasks.x,
+            task.train_rows,
+            task.train_labels,
+            task.test_rows,
+            task.test_labels,
+            sizes,
+            slopes,
+            tasks.scale,
+            tasks.shift,
+            shape,
+            lr,
+            recipe.momentum,
+            recipe.weight_decay,
+            recipe.batch_size,
+            pad,
+            seed,
+            t,
+            r,
+        )
 
     return train
 

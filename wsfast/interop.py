@@ -106,7 +106,7 @@ def _read(model: nn.Module, where: str) -> Network:
     if not linears:
         raise ValueError(f"from_torch: {where} has no Linear layer (want a fully connected network)")
     slopes: list[float] = []
-    for name, module in model.named_modules():
+    for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Linear):
             slopes.append(1.0)
         elif isinstance(module, (nn.ReLU, nn.LeakyReLU)):
@@ -126,7 +126,7 @@ def _read(model: nn.Module, where: str) -> Network:
 
 
 def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [m for m in model.modules() if isinstance(m, nn.Linear)]
+    return [m for _, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Linear)]
 
 
 def _shapes(network: Network) -> str:

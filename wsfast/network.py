@@ -18,8 +18,8 @@ class Parameter:
     """One array of a network.
 
     name: as in torch's state_dict. shape: input first. axes: permutation group of each axis. bound: trained parameters
-    start from U[-bound, bound); a parameter with a `fill` instead starts constant. rows: how many leading axes index the
-    input of a weight in a chain. torch: the order of our axes in torch's array, which may then be flattened.
+    start from U[-bound, bound); a parameter with a `fill` instead starts constant. rows: how many leading axes index
+    the input of a weight in a chain. torch: the order of our axes in torch's array, which may then be flattened.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation: op names the entry of `wsfast.interop.MODULES`; inputs are layer names, the previous layer if empty."""
+    """One operation: `op` is a key of `wsfast.interop.MODULES`; `inputs` are layer names, the layer before if empty."""
 
     name: str
     op: str
@@ -100,28 +100,52 @@ class Network:
 
 def linear(name: str, n_in: int, n_out: int, group_in: str | None, group_out: str | None) -> Layer:
     bound = 1 / math.sqrt(n_in)
-    return Layer(name, "linear", (
-        Parameter(f"{name}.weight", (n_in, n_out), (group_in, group_out), bound, torch=(1, 0), torch_shape=(n_out, n_in)),
-        Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
-    ))  # fmt: skip
+    return Layer(
+        name,
+        "linear",
+        (
+            Parameter(
+                f"{name}.weight", (n_in, n_out), (group_in, group_out), bound, torch=(1, 0), torch_shape=(n_out, n_in)
+            ),
+            Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
+        ),
+    )
 
 
 def conv3x3(name: str, n_in: int, n_out: int, group_in: str | None, group_out: str | None) -> Layer:
     bound = 1 / math.sqrt(9 * n_in)
-    return Layer(name, "conv", (
-        Parameter(f"{name}.weight", (n_in, 3, 3, n_out), (group_in, None, None, group_out), bound, rows=3,
-                  torch=(3, 0, 1, 2), torch_shape=(n_out, n_in, 3, 3)),
-        Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
-    ))  # fmt: skip
+    return Layer(
+        name,
+        "conv",
+        (
+            Parameter(
+                f"{name}.weight",
+                (n_in, 3, 3, n_out),
+                (group_in, None, None, group_out),
+                bound,
+                rows=3,
+                torch=(3, 0, 1, 2),
+                torch_shape=(n_out, n_in, 3, 3),
+            ),
+            Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
+        ),
+    )
 
 
 def batchnorm(name: str, n: int, group: str | None) -> Layer:
     def one(suffix: str, fill: float, trained: bool) -> Parameter:
         return Parameter(f"{name}.{suffix}", (n,), (group,), fill=fill, trained=trained, torch_shape=(n,))
 
-    return Layer(name, "batchnorm", (
-        one("weight", 1, True), one("bias", 0, True), one("running_mean", 0, False), one("running_var", 1, False),
-    ))  # fmt: skip
+    return Layer(
+        name,
+        "batchnorm",
+        (
+            one("weight", 1, True),
+            one("bias", 0, True),
+            one("running_mean", 0, False),
+            one("running_var", 1, False),
+        ),
+    )
 
 
 def gru(name: str, n_in: int, hidden: int, group_in: str | None, group: str) -> Layer:
@@ -129,18 +153,31 @@ def gru(name: str, n_in: int, hidden: int, group_in: str | None, group: str) -> 
     bound = 1 / math.sqrt(hidden)
 
     def weight(suffix: str, n: int, group_n: str | None) -> Parameter:
-        return Parameter(f"{name}.weight_{suffix}_l0", (n, 3, hidden), (group_n, None, group), bound,
-                         torch=(1, 2, 0), torch_shape=(3 * hidden, n))  # fmt: skip
+        return Parameter(
+            f"{name}.weight_{suffix}_l0",
+            (n, 3, hidden),
+            (group_n, None, group),
+            bound,
+            torch=(1, 2, 0),
+            torch_shape=(3 * hidden, n),
+        )
 
     def bias(suffix: str) -> Parameter:
-        return Parameter(f"{name}.bias_{suffix}_l0", (3, hidden), (None, group), bound,
-                         torch=(0, 1), torch_shape=(3 * hidden,))  # fmt: skip
+        return Parameter(
+            f"{name}.bias_{suffix}_l0", (3, hidden), (None, group), bound, torch=(0, 1), torch_shape=(3 * hidden,)
+        )
 
     return Layer(name, "gru", (weight("ih", n_in, group_in), weight("hh", hidden, group), bias("ih"), bias("hh")))
 
 
-def mlp(input_shape: tuple[int, ...], classes: int, widths: tuple[int, ...], slope: float = 0.0, last_slope: float = 1.0,
-        name: str = "mlp") -> Network:  # fmt: skip
+def mlp(
+    input_shape: tuple[int, ...],
+    classes: int,
+    widths: tuple[int, ...],
+    slope: float = 0.0,
+    last_slope: float = 1.0,
+    name: str = "mlp",
+) -> Network:
     """A fully connected network; slope 0 is ReLU, 0.01 LeakyReLU, 1 no activation; last_slope is the output layer's."""
     sizes = (math.prod(input_shape), *widths, classes)
     groups = (None, *(f"hidden{k}" for k in range(1, len(sizes) - 1)), None)
@@ -171,7 +208,7 @@ def mlp4_published(input_shape: tuple[int, ...], classes: int, width: int = 500)
 
 
 def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
-    """Four (3x3 convolution, BatchNorm, ReLU, 2x2 max pool) of width, 2, 4, 8 width channels, global mean pool, linear."""
+    """Four of (3x3 convolution, BatchNorm, ReLU, 2x2 max pool), width to 8 width channels; global mean pool; linear."""
     if len(input_shape) != 3 or min(input_shape[1:]) < 16:
         raise ValueError(f"plainnet5: images must be [channels, height, width] of 16x16 or more, got {input_shape}")
     layers, n_in, group_in = [], input_shape[0], None
@@ -187,7 +224,7 @@ def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Ne
 
 
 def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Network:
-    """Two GRU layers and a linear layer on the last step; input [steps, alphabet]. Chain 1: W_ih W_ih^T, [alphabet]^2."""
+    """Two GRU layers, a linear layer on the last step; input [steps, alphabet]. Chain 1 is W_ih, [alphabet, gates]."""
     if len(input_shape) != 2:
         raise ValueError(f"gru2: the input must be [steps, alphabet], got {input_shape}")
     layers = (
@@ -210,8 +247,8 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None) -> Network:
     """The declaration of a named network.
 
-    name: one of "mlp4", "mlp4-published", "plainnet5", "gru2". input_shape: of one sample. width: hidden units (MLP, GRU) or channels of
-    the first convolution, the paper's where None. ValueError for a name that is not known.
+    name: one of "mlp4", "mlp4-published", "plainnet5", "gru2". input_shape: of one sample. width: hidden units (MLP,
+    GRU) or channels of the first convolution, the paper's where None. ValueError for a name that is not known.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r} (or pass a wsfast.Network)")

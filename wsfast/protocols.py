@@ -1,4 +1,4 @@
-"""The paper's two test protocols and the controls beside them, on a precomputed kernel (arXiv 2208.04369, section 4)."""
+"""The paper's two test protocols (arXiv 2208.04369, Algorithm 1) and a control, on a precomputed kernel."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .classifier import WeightClassifier
+from .inference import p_permutation
 from .reference.retrieval import cmc, mean_average_precision
 
 TRAIN_SHARE, QUERY_SHARE = 0.6, 0.2
@@ -34,15 +35,17 @@ def classification_split(labels: np.ndarray, seed: int, share: float = TRAIN_SHA
         own = rng.permutation(np.flatnonzero(labels == task))
         cut = round(share * len(own))
         if not 0 < cut < len(own):
-            raise ValueError(f"classification: task {task} has {len(own)} usable networks, the {share:.0%} split needs "
-                             "at least 2 (generate more repeats)")  # fmt: skip
+            raise ValueError(
+                f"classification: task {task} has {len(own)} usable networks, the {share:.0%} split needs "
+                "at least 2 (generate more repeats)"
+            )
         train.append(own[:cut])
         test.append(own[cut:])
     return np.concatenate(train), np.concatenate(test)
 
 
 def retrieval_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(train, query, gallery) positions: 60 % of the tasks train; of each other task 20 % query, 80 % stand in the gallery.
+    """(train, query, gallery) positions: 60 % of the tasks train; of each other task 20 % query, 80 % are the gallery.
 
     ValueError where fewer than two tasks train or are unseen, or a task has too few networks.
     """
@@ -66,8 +69,9 @@ def _classifier(solver: str, seed: int) -> WeightClassifier:
     return WeightClassifier(features="precomputed", solver=solver, seed=seed)
 
 
-def classification(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = "ridge",
-                   permutations: int = 0) -> Outcome:  # fmt: skip
+def classification(
+    kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = "ridge", permutations: int = 0
+) -> Outcome:
     """Train on 60 % of every task's networks, test on the rest.
 
     kernel [N, N], labels int [N]. permutations: labelings shuffled over all networks, each with training (penalty
@@ -82,13 +86,23 @@ def classification(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver
         if solver != "ridge":
             raise ValueError("classification: the permutation test retrains the ridge classifier, not the paper's SGD")
         right = _permuted(model, across, labels, train, test, seed, permutations)
-        extra = {"permutations": permutations, "permuted_accuracy": float(right.mean()),
-                 "p_permutation": float((np.sum(right >= 1 - errors / len(test)) + 1) / (permutations + 1))}  # fmt: skip
+        extra = {
+            "permutations": permutations,
+            "permuted_accuracy": float(right.mean()),
+            "p_permutation": p_permutation(1 - errors / len(test), right),
+        }
     return Outcome(errors, len(test), 1 / len(model.classes_), extra)
 
 
-def _permuted(model: WeightClassifier, across: np.ndarray, labels: np.ndarray, train: np.ndarray, test: np.ndarray,
-              seed: int, permutations: int) -> np.ndarray:  # fmt: skip
+def _permuted(
+    model: WeightClassifier,
+    across: np.ndarray,
+    labels: np.ndarray,
+    train: np.ndarray,
+    test: np.ndarray,
+    seed: int,
+    permutations: int,
+) -> np.ndarray:
     """Test accuracy under shuffled labels, the classifier trained anew for each: [permutations]."""
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)

@@ -38,8 +38,14 @@ def commit() -> str | None:
     if not (root / ".git").exists():
         return None
     try:
-        said = subprocess.run(["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"], cwd=root,
-                              capture_output=True, text=True, timeout=10, check=True)  # fmt: skip
+        said = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
     except (OSError, subprocess.SubprocessError):
         return None
     return said.stdout.strip()

@@ -1,4 +1,4 @@
-"""Kernel ridge classification, the well-conditioned default: least squares on one-hot labels, many labelings at once."""
+"""Kernel ridge classification, the well-conditioned default: one-hot least squares, many labelings at once."""
 
 import numpy as np
 from scipy import linalg
@@ -9,8 +9,8 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # in units of the centred kernel's mean dia
 class KernelRidge:
     """Ridge regression of one-hot labels on the centred feature space of a kernel, as scikit-learn's RidgeClassifier.
 
-    kernel [n, n] of the training networks. The penalty is chosen among PENALTIES by leave-one-out squared error, computed
-    in closed form on the training networks alone. A factorisation is shared by all labelings.
+    kernel [n, n] of the training networks. The penalty is chosen among PENALTIES by leave-one-out squared error,
+    in closed form and on the training networks alone. A factorisation is shared by all labelings.
     """
 
     def __init__(self, kernel: np.ndarray):

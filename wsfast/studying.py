@@ -81,13 +81,21 @@ def write_whole(path: Path, text: str) -> None:
         scratch.unlink(missing_ok=True)
 
 
-def study(zoo: WeightSet, *, alpha: float = 0.05, classifier: str = "ridge", permutations: int = 199, seed: int = 0,
-          backend: str | None = None, progress: bool | None = None) -> StudyResult:  # fmt: skip
+def study(
+    zoo: WeightSet,
+    *,
+    alpha: float = 0.05,
+    classifier: str = "ridge",
+    permutations: int = 199,
+    seed: int = 0,
+    backend: str | None = None,
+    progress: bool | None = None,
+) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
     For every chain and three features (chain Gram, chain Gram of unit columns, raw layer): classification within tasks
-    and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and p-values. alpha: the error below
-    which the paper accepts. classifier: "ridge", or "sgd" for the paper's recipe, which has no permutation test.
+    and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and p-values. alpha: the error
+    below which the paper accepts. classifier: "ridge", or "sgd" for the paper's recipe, which has no permutation test.
     permutations: shuffled labelings of the chain cells, each trained anew. seed: of the splits. Controls: A/A and
     untrained networks. Diverged networks are left out and counted.
 
@@ -132,13 +140,18 @@ def study(zoo: WeightSet, *, alpha: float = 0.05, classifier: str = "ridge", per
             bar.update()
     _correct(cells)
     seconds = time.perf_counter() - start
-    numbers = {**_about(zoo, diverged, alpha, classifier, permutations, seed, seconds), "cells": cells,
-               "controls": controls, "verdict": _verdict(cells, controls)}  # fmt: skip
+    numbers = {
+        **_about(zoo, diverged, alpha, classifier, permutations, seed, seconds),
+        "cells": cells,
+        "controls": controls,
+        "verdict": _verdict(cells, controls),
+    }
     return StudyResult(numbers, kernel, middle, good.labels, curves, good.records.get("loss_curve", np.empty((0, 0))))
 
 
-def _protocols(kernel: np.ndarray, labels: np.ndarray, seed: int, solver: str,
-               permutations: int) -> Iterator[tuple[str, str, Outcome]]:  # fmt: skip
+def _protocols(
+    kernel: np.ndarray, labels: np.ndarray, seed: int, solver: str, permutations: int
+) -> Iterator[tuple[str, str, Outcome]]:
     yield "classification", solver, classification(kernel, labels, seed, solver, permutations)
     yield "retrieval", solver, retrieval(kernel, labels, seed, solver)
     yield "retrieval", "cosine", retrieval(kernel, labels, seed, "cosine")
@@ -146,21 +159,36 @@ def _protocols(kernel: np.ndarray, labels: np.ndarray, seed: int, solver: str,
 
 def _cell(features: str, chain: int, protocol: str, solver: str, o: Outcome, alpha: float) -> dict[str, Any]:
     return {
-        "features": features, "chain": chain, "protocol": protocol, "classifier": solver, "n": o.n, "errors": o.errors,
-        "accuracy": 1 - o.errors / o.n, "chance": o.chance,
+        "features": features,
+        "chain": chain,
+        "protocol": protocol,
+        "classifier": solver,
+        "n": o.n,
+        "errors": o.errors,
+        "accuracy": 1 - o.errors / o.n,
+        "chance": o.chance,
         "ci95": [1 - v for v in reversed(inference.clopper_pearson(o.errors, o.n))],
         "wilson95": [1 - v for v in reversed(inference.wilson(o.errors, o.n))],
         "p_error_ge_alpha": inference.p_error_at_least(o.errors, o.n, alpha),
         "p_chance": inference.p_chance(o.errors, o.n, o.chance),
-        "paper_rule": "accept" if o.errors / o.n < alpha else "reject", **o.extra,
-    }  # fmt: skip
+        "paper_rule": "accept" if o.errors / o.n < alpha else "reject",
+        **o.extra,
+    }
 
 
 def _control(name: str, chain: int, o: Outcome) -> dict[str, Any]:
     low, high = inference.clopper_pearson(o.errors, o.n)
-    return {"control": name, "features": "chain", "chain": chain, "n": o.n, "errors": o.errors,
-            "accuracy": 1 - o.errors / o.n, "chance": o.chance, "ci95": [1 - high, 1 - low],
-            "p_chance": inference.p_chance(o.errors, o.n, o.chance)}  # fmt: skip
+    return {
+        "control": name,
+        "features": "chain",
+        "chain": chain,
+        "n": o.n,
+        "errors": o.errors,
+        "accuracy": 1 - o.errors / o.n,
+        "chance": o.chance,
+        "ci95": [1 - high, 1 - low],
+        "p_chance": inference.p_chance(o.errors, o.n, o.chance),
+    }
 
 
 def _correct(cells: list[dict[str, Any]]) -> None:
@@ -189,42 +217,61 @@ def _verdict(cells: list[dict[str, Any]], controls: list[dict[str, Any]]) -> dic
             worst = max(c["p_error_ge_alpha"] for c in family)
             verdict[protocol] = {
                 "paper_rule": "accept" if all(c["paper_rule"] == "accept" for c in family) else "reject",
-                "established": worst <= LEVEL, "p": worst,
-            }  # fmt: skip
+                "established": worst <= LEVEL,
+                "p": worst,
+            }
     tests = [c["p_chance"] for c in controls]
     verdict["controls_at_chance"] = min(inference.holm(tests)) > LEVEL
     return verdict
 
 
-def _about(zoo: WeightSet, diverged: int, alpha: float, classifier: str, permutations: int, seed: int,
-           seconds: float) -> dict[str, Any]:  # fmt: skip
+def _about(
+    zoo: WeightSet, diverged: int, alpha: float, classifier: str, permutations: int, seed: int, seconds: float
+) -> dict[str, Any]:
     info = zoo.info
     generate_s = info.get("generate_s", 0.0)
     accuracy = zoo.records.get("train_accuracy", np.empty(0))
     accuracy = accuracy[np.isfinite(accuracy)]
-    made = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
+    made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
     return {
-        "schema": SCHEMA, "network": zoo.network.name, "shape": list(zoo.network.input_shape),
+        "schema": SCHEMA,
+        "network": zoo.network.name,
+        "shape": list(zoo.network.input_shape),
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in zoo.network.options.items()},
-        "data": info.get("data", "unknown"), "networks": len(zoo), "diverged": diverged,
-        "tasks": len(np.unique(zoo.labels)), "repeats": int(zoo.repeats.max()) + 1, "seed": info.get("seed", seed),
-        "split_seed": seed, "alpha": alpha, "level": LEVEL, "classifier": classifier, "permutations": permutations,
-        "backend": info.get("backend", "unknown"), "precision": info.get("precision", "unknown"),
-        **made, **provenance.record(),
+        "data": info.get("data", "unknown"),
+        "networks": len(zoo),
+        "diverged": diverged,
+        "tasks": len(np.unique(zoo.labels)),
+        "repeats": int(zoo.repeats.max()) + 1,
+        "seed": info.get("seed", seed),
+        "split_seed": seed,
+        "alpha": alpha,
+        "level": LEVEL,
+        "classifier": classifier,
+        "permutations": permutations,
+        "backend": info.get("backend", "unknown"),
+        "precision": info.get("precision", "unknown"),
+        **made,
+        **provenance.record(),
         "train_accuracy": {"mean": float(accuracy.mean()), "min": float(accuracy.min())} if len(accuracy) else None,
-        "timing": {"generate_s": generate_s, "networks_per_s": info.get("networks_per_s"), "study_s": seconds,
-                   "total_s": generate_s + seconds},
-    }  # fmt: skip
+        "timing": {
+            "generate_s": generate_s,
+            "networks_per_s": info.get("networks_per_s"),
+            "study_s": seconds,
+            "total_s": generate_s + seconds,
+        },
+    }
 
 
 def table(numbers: dict[str, Any]) -> str:
     """results.json as a text table."""
     n = numbers
     lines = [
-        f"{n['networks']} x {n['network']} on {n['data']}: {n['tasks']} tasks x {n['repeats']} repeats, seed {n['seed']}, "
-        f"{n['diverged']} diverged and left out; {n['backend']} {n['precision']}",
+        f"{n['networks']} x {n['network']} on {n['data']}: {n['tasks']} tasks x {n['repeats']} repeats, "
+        f"seed {n['seed']}, {n['diverged']} diverged and left out; {n['backend']} {n['precision']}",
         "",
-        f"{'features':<20} {'protocol':<15} {'classifier':<10} " + "".join(f"{'chain ' + str(c):>24}" for c in _chains(n)),
+        f"{'features':<20} {'protocol':<15} {'classifier':<10} "
+        + "".join(f"{'chain ' + str(c):>24}" for c in _chains(n)),
     ]
     for (features, protocol, solver), family in _families(n["cells"]).items():
         row = f"{TITLES[features]:<20} {protocol:<15} {solver:<10} "
@@ -238,8 +285,10 @@ def table(numbers: dict[str, Any]) -> str:
     for protocol in ("classification", "retrieval"):
         v = n["verdict"][protocol]
         said = "established" if v["established"] else "not established"
-        lines.append(f"{protocol}: the paper's rule says {v['paper_rule']}; an error below {n['alpha']:g} in every chain is "
-                     f"{said} (p = {v['p']:.2g})")  # fmt: skip
+        lines.append(
+            f"{protocol}: the paper's rule says {v['paper_rule']}; an error below {n['alpha']:g} in "
+            f"every chain is {said} (p = {v['p']:.2g})"
+        )
     at = "at chance" if n["verdict"]["controls_at_chance"] else "NOT all at chance: do not trust the verdict"
     lines.append(f"controls: {at}")
     return "\n".join(lines)

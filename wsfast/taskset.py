@@ -57,13 +57,20 @@ class TaskSet:
         return (self.x[rows] * self.scale + self.shift).astype(np.float32).reshape(-1, *self.shape)
 
 
-def tasks(data: Any, y: Any = None, *, groups: Any = None, n: int | None = None, root: str | Path | None = None,
-          test_fraction: float = 0.2) -> TaskSet:  # fmt: skip
+def tasks(
+    data: Any,
+    y: Any = None,
+    *,
+    groups: Any = None,
+    n: int | None = None,
+    root: str | Path | None = None,
+    test_fraction: float = 0.2,
+) -> TaskSet:
     """The tasks of a known data set, or of any arrays.
 
     `tasks("digits")`: scikit-learn's 8x8 digits, the 45 pairs of classes. `tasks("cifar100")`: classes (2i, 2i+1), 50
-    tasks, from `cifar-100-python/`. `tasks("tiny_imagenet")`: four classes each in folder order, 50 tasks, 32x32 pixels,
-    from `tiny-imagenet-200/`. root: the folder that holds them, the environment's WSFAST_DATA where None.
+    tasks, from `cifar-100-python/`. `tasks("tiny_imagenet")`: four classes each in folder order, 50 tasks, 32x32
+    pixels, from `tiny-imagenet-200/`. root: the folder that holds them, the environment's WSFAST_DATA where None.
 
     `tasks(x, y, groups=...)`: x [samples, ...] uint8 or float (images as [channels, height, width]), y [samples]
     integers. groups: a list of tuples of classes, one task each; or an array [samples] that gives each sample's task;
@@ -76,7 +83,9 @@ def tasks(data: Any, y: Any = None, *, groups: Any = None, n: int | None = None,
         raise ValueError(f"tasks: n must be at least 1, got {n}")
     if isinstance(data, str):
         if y is not None or groups is not None:
-            raise ValueError(f"tasks: y and groups belong to arrays, {data!r} has its own (want tasks(x, y, groups=...))")
+            raise ValueError(
+                f"tasks: y and groups belong to arrays, {data!r} has its own (want tasks(x, y, groups=...))"
+            )
         if data not in datasets.LOADERS:
             raise ValueError(f"tasks: data must be one of {', '.join(datasets.LOADERS)} or an array, got {data!r}")
         loaded = datasets.LOADERS[data](n, root)
@@ -96,8 +105,9 @@ def _set(data: Data, found: list[Task]) -> TaskSet:
     channels = data.shape[0] if len(data.shape) == 3 else 1
     per_channel = int(np.prod(data.shape)) // channels
     scale, shift = (np.repeat(np.asarray(v, np.float32), per_channel) for v in (data.scale, data.shift))
-    return TaskSet(data.name, data.x, data.shape, scale, shift, tuple(found), counts[0], data.source,
-                   data.recipe, data.width)  # fmt: skip
+    return TaskSet(
+        data.name, data.x, data.shape, scale, shift, tuple(found), counts[0], data.source, data.recipe, data.width
+    )
 
 
 def _published(data: Data) -> TaskSet:
@@ -147,4 +157,3 @@ def _members(data: Data, groups: Any, n: int | None) -> list[tuple[str, np.ndarr
     names = data.class_names
     label = (lambda c: names[c]) if names else str
     return [("+".join(label(c) for c in g), np.flatnonzero(np.isin(data.y, list(g)))) for g in groups[:n]]
-

@@ -40,8 +40,13 @@ class WeightSet:
         def cut(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: array[index] for name, array in arrays.items()}
 
-        return replace(self, parameters=cut(self.parameters), records=cut(self.records), labels=self.labels[index],
-                       repeats=self.repeats[index])  # fmt: skip
+        return replace(
+            self,
+            parameters=cut(self.parameters),
+            records=cut(self.records),
+            labels=self.labels[index],
+            repeats=self.repeats[index],
+        )
 
     def __repr__(self) -> str:
         tasks = len(np.unique(self.labels))

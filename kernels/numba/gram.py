@@ -1,7 +1,7 @@
 """Chain factors, Grams and N x N kernels on the CPU, float32 with float64 sums across blocks.
 
-The N x N kernel streams: one block of every network's feature vector at a time, its dot products added to K, next block.
-Nothing of size N d^2 is stored, and an entry of K does not depend on how many networks stand beside it.
+The N x N kernel streams: one block of every network's feature vector at a time, its dot products added to K, next
+block. Nothing of size N d^2 is stored, and an entry of K does not depend on how many networks stand beside it.
 """
 
 from collections.abc import Iterator

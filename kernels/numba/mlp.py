@@ -16,7 +16,7 @@ from .jit import jit
 
 @jit
 def _load_batch(x, rows, chosen, scale, shift, shape, crops, pad, image, b_pad):
-    """image[b] = x[rows[chosen[b]]] * scale + shift, cropped and mirrored where pad >= 0; rows past the batch are zero."""
+    """image[b] = x[rows[chosen[b]]] * scale + shift, cropped and mirrored where pad >= 0; the rest is zero."""
     d = x.shape[1]
     d_pad = padded(d)
     for b in range(len(chosen)):

@@ -1,0 +1,90 @@
+import numpy as np
+import pytest
+from wsfast.reference import gram
+
+import wsfast
+from wsfast import chains
+
+
+def test_public_functions_are_the_reference(zoo):
+    for chain in (1, 2, 3):
+        for how in ({}, {"row_normalize": True}, {"column_normalize": True}):
+            x = wsfast.chain_factor(zoo, chain, **how)
+            want = wsfast.chain_factor(zoo, chain, **how, backend="reference")
+            np.testing.assert_allclose(x, want, atol=2e-6 * np.abs(want).max())
+        k = wsfast.chain_kernel(zoo, chain=chain)
+        for form in ("factorised", "packed"):
+            want = wsfast.chain_kernel(zoo, chain=chain, form=form, backend="reference")
+            np.testing.assert_allclose(k, want, rtol=1e-6)
+        np.testing.assert_allclose(wsfast.chain_kernel(zoo[:3], zoo, chain), k[:3], rtol=1e-6)
+        g = wsfast.chain_gram(zoo, chain).astype(np.float64)
+        np.testing.assert_allclose(np.einsum("iab,jab->ij", g, g), k, rtol=1e-5)
+
+
+def test_rescaling_between_layers(zoo):
+    """W_1 D, D^-1 W_2 keeps the function of a ReLU net: G_1 moves, G_2 and the unit-column chains do not."""
+    scaled = zoo[:5]
+    d = np.random.default_rng(0).uniform(0.5, 2, 24).astype(np.float32)
+    scaled.parameters["fc1.weight"] *= d
+    scaled.parameters["fc1.bias"] *= d
+    scaled.parameters["fc2.weight"] /= d[:, None]
+    for chain, unit, moves in ((1, False, True), (1, True, False), (2, False, False), (2, True, False)):
+        a = wsfast.chain_gram(zoo[:5], chain, column_normalize=unit)
+        b = wsfast.chain_gram(scaled, chain, column_normalize=unit)
+        assert np.allclose(a, b, atol=1e-5 * np.abs(a).max()) != moves, (chain, unit)
+
+
+def test_cosine_kernel_is_one_on_the_diagonal(zoo):
+    for features in chains.FEATURES:
+        k = chains.feature_kernel(features, zoo, chain=2)
+        np.testing.assert_allclose(np.diag(k), 1, rtol=1e-6)
+        assert np.linalg.eigvalsh(k).min() > -1e-5
+        np.testing.assert_allclose(chains.feature_kernel(features, zoo[:4], zoo, chain=2), k[:4], rtol=1e-5)
+
+
+def test_raw_layers_see_the_order_of_units(zoo):
+    order = np.random.default_rng(0).permutation(24)
+    other = zoo[:4]
+    other.parameters["fc1.weight"] = other.parameters["fc1.weight"][:, :, order]
+    assert not np.allclose(chains.raw_layer(other, 1), chains.raw_layer(zoo[:4], 1))
+    rows = chains.raw_layer(zoo, 2).reshape(40, 24, 24)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("n", "d", "r"), [(2, 10, 3), (50, 64, 100), (1000, 2187, 32), (1000, 2187, 128), (3, 4, 100)])
+def test_the_cheaper_form_by_counting(n, d, r):
+    pairs = n * n
+    factorised, packed = pairs * 2 * d * r * r, 2 * n * d * d * r + pairs * d * d
+    assert chains.cheaper_form(n, n, d, r) == ("factorised" if factorised < packed else "packed")
+
+
+def test_bad_input(zoo, monkeypatch):
+    with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4, got 9"):
+        wsfast.chain_factor(zoo, 9)
+    with pytest.raises(ValueError, match=r"form must be auto, factorised or packed, got 'fast'"):
+        wsfast.chain_kernel(zoo, form="fast")
+    with pytest.raises(ValueError, match=r"features must be one of chain, chain_unit, raw"):
+        chains.feature_kernel("gram", zoo)
+    with pytest.raises(ValueError, match=r"by cosine only"):
+        chains.feature_kernel("raw", zoo, cosine=False)
+    with pytest.raises(ValueError, match=r"backend must be one of"):
+        wsfast.chain_gram(zoo, backend="triton")
+    monkeypatch.setattr(chains, "GRAM_LIMIT", 1000)
+    with pytest.raises(ValueError, match=r"chain_gram: 40 x 64 x 64 would take .* GiB, .*use chain_kernel"):
+        wsfast.chain_gram(zoo)
+    small = wsfast.generate(
+        "mlp4",
+        wsfast.tasks(np.random.default_rng(0).random((9, 4)), np.arange(9) % 3),
+        repeats=1,
+        width=4,
+        progress=False,
+    )
+    with pytest.raises(ValueError, match=r"chain 1 of mlp4 has d = 64, of mlp4 d = 4"):
+        wsfast.chain_kernel(zoo, small)
+    plain = wsfast.network("plainnet5", (3, 16, 16), 2, width=2)
+    arrays = {p.name: np.ones((1, *p.shape), np.float32) for p in plain.parameters}
+    conv = wsfast.WeightSet(plain, arrays, np.zeros(1, np.int64), np.zeros(1, np.int64))
+    with pytest.raises(ValueError, match=r"row_normalize is for fully connected chains, plainnet5"):
+        wsfast.chain_factor(conv, 2, row_normalize=True)
+    assert wsfast.chain_factor(conv, 2).shape == (1, 243, 4)
+    assert gram.chain_factor([arrays["conv1.weight"]]).shape == (1, 27, 2)

@@ -1,0 +1,88 @@
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from wsfast import cli, studying
+
+SMALL = ["--tasks", "4", "--repeats", "6", "--width", "8", "--epochs", "3", "--permutations", "9"]
+
+
+def test_study_from_the_command_line(tmp_path, capsys):
+    out = tmp_path / "runs"
+    assert cli.main(["study", *SMALL, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert f"report: {out / 'report.html'}" in said
+    assert "24 x mlp4 on digits: 4 tasks x 6 repeats" in said
+    results = json.loads((out / "results.json").read_text())
+    assert results["recipe"]["epochs"] == 3
+    assert results["options"]["widths"] == [8, 8, 8]
+    assert results["timing"]["total_s"] > 0
+
+
+def test_json_is_all_that_is_printed(tmp_path, capsys):
+    assert cli.main(["study", *SMALL, "--json", "--out", str(tmp_path), "--classifier", "sgd", "--seed", "3"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "results.json").read_text())
+    assert printed["seed"] == 3
+
+
+def test_info(capsys, tmp_path, monkeypatch):
+    monkeypatch.delenv("WSFAST_DATA", raising=False)
+    assert cli.main(["info", "--json", "--data-root", str(tmp_path)]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert "numba" in known["backends"]
+    assert known["data"]["digits"] == "inside scikit-learn"
+    assert "cifar-100-python is missing" in known["data"]["cifar100"]
+    assert cli.main(["info"]) == 0
+    assert "mlp4" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "mnist1"], "data must be one of digits"),
+        (["--network", "vgg"], "network must be one of mlp4"),
+        (["--network", "plainnet5"], "plainnet5: images must be"),
+        (["--tasks", "3"], "3 tasks are too few"),
+        (["--repeats", "0"], "repeats must be at least 1"),
+        (["--alpha", "2"], "alpha must be in"),
+        (["--data", "cifar100", "--data-root", "nowhere"], "cifar-100-python is missing"),
+    ],
+)
+def test_a_bad_request_says_why_and_writes_nothing(arguments, message, tmp_path, capsys):
+    assert cli.main(["study", *SMALL, "--out", str(tmp_path), *arguments]) == 2
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_unwritable_folder_is_found_before_training(tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setattr("wsfast.generation.trainer", None)  # training would fail
+    assert cli.main(["study", *SMALL, "--out", str(tmp_path / "file" / "runs")]) == 2
+    assert "cannot write into" in capsys.readouterr().err
+
+
+def test_ctrl_c_writes_nothing(tmp_path, capsys, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(studying, "retrieval", interrupted)
+    assert cli.main(["study", *SMALL, "--out", str(tmp_path)]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_module_and_usage():
+    run = subprocess.run(
+        [sys.executable, "-m", "wsfast", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "100"},
+    )
+    assert run.stdout.startswith("wsfast 0.")
+    with pytest.raises(SystemExit):
+        cli.main(["study", "--backend", "nonsense"])

@@ -1,0 +1,130 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from wsfast.kernels.numba.threads import unordered
+
+import wsfast
+from wsfast.generation import untrained
+from wsfast.recipe import DIGITS
+
+
+def same_bits(a, b):
+    for name in a.parameters:
+        np.testing.assert_array_equal(a.parameters[name], b.parameters[name], err_msg=name)
+    for name in a.records:
+        np.testing.assert_array_equal(a.records[name], b.records[name], err_msg=name)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_network_is_the_same_bits_alone_and_among_many(zoo, threads):
+    few = wsfast.generate("mlp4", wsfast.tasks("digits", n=2), repeats=3, width=24, threads=threads, progress=False)
+    same_bits(few, zoo[(zoo.labels < 2) & (zoo.repeats < 3)])
+
+
+def test_seeds_tasks_and_repeats_differ(four_tasks, zoo):
+    other = wsfast.generate("mlp4", four_tasks, repeats=1, width=24, seed=1, progress=False)
+    first = zoo.parameters["fc1.weight"].reshape(len(zoo), -1)
+    assert len(np.unique(first, axis=0)) == len(zoo)
+    assert not np.isin(other.parameters["fc1.weight"], first).all(axis=(1, 2)).any()
+
+
+def test_networks_learn_and_are_recorded(zoo):
+    assert zoo.records["train_accuracy"].min() > 0.95
+    assert zoo.records["test_accuracy"].mean() > 0.95
+    curve = zoo.records["loss_curve"]
+    assert curve.shape == (40, 20)
+    assert (curve[:, -1] < 0.2 * curve[:, 0]).all()
+    assert not zoo.diverged.any()
+    assert zoo.info["backend"] == "numba"
+    assert zoo.info["recipe"]["lr"] == DIGITS.lr
+    assert zoo.labels.tolist() == sorted([0, 1, 2, 3] * 10)
+
+
+def test_records_are_what_torch_computes(zoo, four_tasks):
+    import torch
+
+    for i in (0, 17):
+        task = four_tasks[int(zoo.labels[i])]
+        with torch.no_grad():
+            logits = zoo.to_torch(i)(torch.from_numpy(four_tasks.inputs(task.test_rows)))
+        labels = torch.from_numpy(task.test_labels)
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        assert zoo.records["test_loss"][i] == pytest.approx(loss, rel=1e-4, abs=1e-7)
+        assert zoo.records["test_accuracy"][i] == (logits.argmax(1) == labels).float().mean().item()
+
+
+def test_reference_backend_trains_the_same_networks(four_tasks):
+    recipe = replace(DIGITS, epochs=2)
+    runs = {
+        b: wsfast.generate(
+            "mlp4", wsfast.tasks("digits", n=1), repeats=2, width=9, recipe=recipe, backend=b, progress=False
+        )
+        for b in ("numba", "reference")
+    }
+    assert runs["reference"].info["precision"] == "fp64"
+    for name, want in runs["reference"].parameters.items():
+        np.testing.assert_allclose(runs["numba"].parameters[name], want, rtol=1e-4, atol=1e-5)
+
+
+def test_untrained_networks(zoo, four_tasks):
+    recipe = replace(DIGITS, epochs=0)
+    never = wsfast.generate("mlp4", four_tasks, repeats=10, width=24, recipe=recipe, progress=False)
+    for name, array in untrained(zoo).parameters.items():
+        np.testing.assert_array_equal(array, never.parameters[name])
+
+
+def test_augmented_images_train():
+    images = np.random.default_rng(0).integers(0, 255, (60, 3, 8, 8)).astype(np.uint8)
+    tasks = wsfast.tasks(images, np.arange(60) % 2)
+    made = [
+        wsfast.generate("mlp4", tasks, repeats=2, width=10, recipe=wsfast.Recipe(epochs=2, pad=pad), progress=False)
+        for pad in (None, 1)
+    ]
+    assert not np.allclose(made[0].parameters["fc1.weight"], made[1].parameters["fc1.weight"])
+
+
+def test_diverged_networks_are_kept_and_marked(four_tasks):
+    wild = wsfast.generate("mlp4", four_tasks, repeats=2, width=24, recipe=replace(DIGITS, lr=30.0), progress=False)
+    assert wild.diverged.any()
+    assert len(wild) == 8
+    assert "diverged" in repr(wild)
+
+
+def test_leaving_early_starts_no_more_calls():
+    started = []
+    for n, _ in enumerate(unordered(started.append, range(1000), threads=2)):
+        if n == 5:
+            break
+    assert len(started) < 50
+
+
+def test_an_error_in_a_thread_reaches_the_caller():
+    with pytest.raises(ZeroDivisionError):
+        list(unordered(lambda i: 1 // i, range(10), threads=2))
+
+
+def test_bad_input(four_tasks):
+    def generate(network="mlp4", **options):
+        return wsfast.generate(network, four_tasks, **{"repeats": 1, "progress": False, **options})
+
+    with pytest.raises(ValueError, match=r"network must be one of"):
+        generate("vgg")
+    with pytest.raises(ValueError, match=r"backend must be one of reference, numba, got 'cuda'"):
+        generate(backend="cuda")
+    with pytest.raises(ValueError, match=r"device must be one of cpu, got 'cuda'"):
+        generate(device="cuda")
+    with pytest.raises(ValueError, match=r"repeats must be at least 1, got 0"):
+        generate(repeats=0)
+    with pytest.raises(ValueError, match=r"seed must be 0\.\.2\^64 - 1, got -1"):
+        generate(seed=-1)
+    with pytest.raises(ValueError, match=r"takes \(5,\) and gives 2 classes, the tasks have \(1, 8, 8\) and 2"):
+        generate(wsfast.network("mlp4", (5,), 2))
+    with pytest.raises(ValueError, match=r"a declaration has its own"):
+        generate(wsfast.network("mlp4", (1, 8, 8), 2), width=5)
+    images = wsfast.tasks(np.zeros((8, 3, 16, 16), np.uint8), np.arange(8) % 2)
+    with pytest.raises(ValueError, match=r"trains fully connected networks .mlp4., not plainnet5"):
+        wsfast.generate("plainnet5", images, repeats=1)
+    flat = wsfast.tasks(np.random.default_rng(0).random((8, 4)), np.arange(8) % 2)
+    with pytest.raises(ValueError, match=r"random crops need images"):
+        wsfast.generate("mlp4", flat, repeats=1, recipe=wsfast.Recipe(pad=4))

@@ -1,0 +1,88 @@
+import numpy as np
+import pytest
+
+from wsfast import protocols
+
+
+def population(tasks=8, repeats=20, signal=1.0, d=30):
+    """A linear kernel of networks that scatter around their task's mean."""
+    rng = np.random.default_rng([tasks, repeats])
+    labels = np.repeat(np.arange(tasks), repeats)
+    x = signal * rng.standard_normal((tasks, d))[labels] + rng.standard_normal((len(labels), d)) / np.sqrt(d)
+    return x @ x.T, labels
+
+
+def test_classification_split_is_per_task():
+    _, labels = population()
+    train, test = protocols.classification_split(labels, seed=1)
+    np.testing.assert_array_equal(np.sort(np.concatenate([train, test])), np.arange(160))
+    assert np.bincount(labels[train]).tolist() == [12] * 8
+    assert (protocols.classification_split(labels, 2)[0] != train).any()
+
+
+def test_the_papers_counts():
+    labels = np.repeat(np.arange(50), 100)
+    train, test = protocols.classification_split(labels, 0)
+    assert (len(train), len(test)) == (3000, 2000)
+    train, query, gallery = protocols.retrieval_split(labels, 0)
+    assert (len(train), len(query), len(gallery)) == (3000, 400, 1600)
+    assert not set(labels[train]) & set(labels[query])
+    assert set(labels[query]) == set(labels[gallery])
+    assert not set(query) & set(gallery)
+    train, query, gallery = protocols.retrieval_split(np.repeat(np.arange(9), 100), 0)
+    assert (len(train), len(query), len(gallery)) == (500, 80, 320)
+
+
+@pytest.mark.parametrize("solver", ["ridge", "sgd"])
+def test_separable_tasks_are_found(solver):
+    kernel, labels = population()
+    found = protocols.classification(kernel, labels, solver=solver)
+    assert found.errors == 0
+    assert found.n == 64
+    assert found.chance == 1 / 8
+    for how in (solver, "cosine"):
+        ranked = protocols.retrieval(kernel, labels, solver=how)
+        assert ranked.errors == 0
+        assert ranked.extra["map"] > 0.9
+        assert ranked.chance == 1 / 3
+        assert ranked.cmc[0] == 1
+
+
+def test_noise_is_at_chance():
+    kernel, labels = population(signal=0.0, repeats=40)
+    found = protocols.classification(kernel, labels, permutations=50)
+    assert 0.03 < 1 - found.errors / found.n < 0.25
+    assert found.extra["p_permutation"] > 0.02
+    assert found.extra["permuted_accuracy"] == pytest.approx(1 / 8, abs=0.04)
+    again = protocols.classification(kernel, labels, permutations=50)
+    assert again == found
+
+
+def test_permutations_find_a_signal():
+    kernel, labels = population(signal=0.3)
+    assert protocols.classification(kernel, labels, permutations=30).extra["p_permutation"] == 1 / 31
+
+
+def test_one_task_split_in_two_is_at_chance_and_two_tasks_are_not():
+    kernel, labels = population(repeats=60)
+    aa = protocols.split_one_task(kernel, labels)
+    assert aa.chance == 0.5
+    assert 0.35 < aa.errors / aa.n < 0.65
+    mixed = protocols.split_one_task(
+        kernel, np.zeros(480, int)
+    )  # eight clusters called one task: still no label to read
+    assert 0.3 < mixed.errors / mixed.n < 0.7
+
+
+def test_too_few_networks_or_tasks():
+    kernel, labels = population(tasks=3, repeats=4)
+    with pytest.raises(ValueError, match=r"retrieval: 3 tasks are too few, want at least 4"):
+        protocols.retrieval(kernel, labels)
+    with pytest.raises(
+        ValueError, match=r"classification: task 0 has 1 usable networks, the 60% split needs at least 2"
+    ):
+        protocols.classification(kernel[::4, ::4], labels[::4])
+    with pytest.raises(ValueError, match=r"retrieval: task \d has 1 usable networks"):
+        protocols.retrieval(np.eye(6), np.arange(6))
+    with pytest.raises(ValueError, match=r"permutation test retrains the ridge classifier"):
+        protocols.classification(kernel, labels, solver="sgd", permutations=5)

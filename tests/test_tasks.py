@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+
+import wsfast
+from wsfast.recipe import Recipe
+
+
+def arrays(n=30, shape=(5,), classes=3):
+    rng = np.random.default_rng([n, *shape])
+    return rng.standard_normal((n, *shape)), np.arange(n) % classes
+
+
+def test_digits_are_all_pairs():
+    tasks = wsfast.tasks("digits")
+    assert len(tasks) == 45
+    assert tasks.names[:2] == ["0+1", "0+2"]
+    assert tasks.shape == (1, 8, 8)
+    assert tasks.classes == 2
+    for task in tasks.tasks:
+        rows = np.concatenate([task.train_rows, task.test_rows])
+        assert len(np.unique(rows)) == len(rows)
+        assert set(task.train_labels) == set(task.test_labels) == {0, 1}
+        assert len(task.test_rows) == pytest.approx(0.2 * len(rows), abs=2)
+    seen = tasks.inputs(np.arange(1797))
+    assert seen.dtype == np.float32
+    assert abs(seen.mean()) < 1e-3
+    assert abs(seen.std() - 1) < 1e-3
+
+
+def test_the_first_tasks_are_the_same_tasks():
+    some, all_of_them = wsfast.tasks("digits", n=3), wsfast.tasks("digits")
+    for a, b in zip(some.tasks, all_of_them.tasks, strict=False):
+        np.testing.assert_array_equal(a.train_rows, b.train_rows)
+    np.testing.assert_array_equal(some.x, all_of_them.x)
+
+
+def test_arrays_in_every_form_of_groups():
+    x, y = arrays()
+    pairs = wsfast.tasks(x, y)
+    assert pairs.names == ["0+1", "0+2", "1+2"]
+    named = wsfast.tasks(x, y, groups=[(2, 0)])
+    assert named.names == ["2+0"]
+    assert set(y[named[0].train_rows]) == {0, 2}
+    per_sample = wsfast.tasks(x, y, groups=np.arange(30) // 15)
+    assert len(per_sample) == 2
+    assert per_sample.classes == 3
+    assert per_sample[1].train_rows.min() >= 15
+
+
+def test_images_are_standardised_per_channel():
+    images = np.random.default_rng(0).integers(0, 255, (40, 3, 4, 4)).astype(np.uint8)
+    images[:, 1] //= 4
+    tasks = wsfast.tasks(images, np.arange(40) % 2)
+    seen = tasks.inputs(np.arange(40))
+    assert seen.shape == (40, 3, 4, 4)
+    np.testing.assert_allclose(seen.mean(axis=(0, 2, 3)), 0, atol=1e-5)
+    np.testing.assert_allclose(seen.std(axis=(0, 2, 3)), 1, rtol=1e-4)
+
+
+def test_bad_input(tmp_path, monkeypatch):
+    x, y = arrays()
+    with pytest.raises(
+        ValueError, match=r"data must be one of digits, cifar100, tiny_imagenet or an array, got 'mnist2'"
+    ):
+        wsfast.tasks("mnist2")
+    with pytest.raises(ValueError, match=r"digits has 45 tasks, got n=46"):
+        wsfast.tasks("digits", n=46)
+    with pytest.raises(ValueError, match=r"n must be at least 1, got 0"):
+        wsfast.tasks("digits", n=0)
+    with pytest.raises(ValueError, match=r"y and groups belong to arrays"):
+        wsfast.tasks("digits", y)
+    with pytest.raises(ValueError, match=r"want x \[samples, ...\] and y \[samples\], got \(30, 5\) and \(29,\)"):
+        wsfast.tasks(x, y[:-1])
+    with pytest.raises(ValueError, match=r"need labels"):
+        wsfast.tasks(x)
+    with pytest.raises(TypeError, match=r"y must hold integers, got float64"):
+        wsfast.tasks(x, y / 2)
+    with pytest.raises(ValueError, match=r"group .* names class 7, which has no sample"):
+        wsfast.tasks(x, y, groups=[(0, 7)])
+    with pytest.raises(ValueError, match=r"must give each of 30 samples its task"):
+        wsfast.tasks(x, y, groups=np.arange(29))
+    with pytest.raises(ValueError, match=r"same number of classes, got \[2, 3\]"):
+        wsfast.tasks(x, y, groups=[(0, 1), (0, 1, 2)])
+    with pytest.raises(ValueError, match=r"at least 2 classes"):
+        wsfast.tasks(x, y, groups=[(0,)])
+    with pytest.raises(ValueError, match=r"test_fraction"):
+        wsfast.tasks(x, y, test_fraction=1)
+    x[17, 2] = np.inf
+    with pytest.raises(ValueError, match=r"x must be finite, sample 17 is not"):
+        wsfast.tasks(x, y)
+
+    monkeypatch.delenv("WSFAST_DATA", raising=False)
+    with pytest.raises(FileNotFoundError, match=r"no data root .set WSFAST_DATA or --data-root"):
+        wsfast.tasks("cifar100")
+    with pytest.raises(FileNotFoundError, match=r"tiny-imagenet-200 is missing"):
+        wsfast.tasks("tiny_imagenet", root=tmp_path)
+    (tmp_path / "tiny-imagenet-200").mkdir()
+    with pytest.raises(ValueError, match=r"tiny_imagenet: .* is damaged"):
+        wsfast.tasks("tiny_imagenet", root=tmp_path)
+    (tmp_path / "cifar-100-python").mkdir()
+    (tmp_path / "cifar-100-python" / "train").write_bytes(b"not the file")
+    with pytest.raises(ValueError, match=r"cifar100: .* is damaged, a file's md5"):
+        wsfast.tasks("cifar100", root=tmp_path)
+
+
+def test_recipe():
+    rates = Recipe(lr=0.1, epochs=4, decay_epochs=(2, 3)).learning_rates()
+    np.testing.assert_allclose(rates, [0.1, 0.1, 0.01, 0.001], rtol=1e-6)
+    assert rates.dtype == np.float32
+    short = Recipe(epochs=50, decay_epochs=(30,)).with_epochs(10)
+    assert short.decay_epochs == (6,)
+    for bad in ({"lr": -1}, {"lr": np.nan}, {"epochs": -1}, {"batch_size": 0}, {"pad": -1}, {"momentum": -0.1}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
+            Recipe(**bad)
