@@ -85,8 +85,8 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     [d]: the input is x * scale + shift; shape (c, h, w) of an image; lr [epochs]; batch_size: the last batch of an
     epoch may be smaller; pad: random crop after padding by `pad`, and mirroring, -1 for none.
 
-    Returns (parameters [P]: W_1, b_1, W_2, ... each row-major; loss_curve [epochs]: mean loss of an epoch's
-    samples, each in the step that used it; record [4]: train loss, train accuracy, test loss, test accuracy, without augmentation).
+    Returns (parameters [P]: W_1, b_1, W_2, ... each row-major; loss_curve [epochs]: mean loss of the samples of an
+    epoch, each in the step that used it; record [4]: train loss, accuracy, test loss, accuracy, not augmented).
     """
     weights, biases = initial_parameters(sizes, seed, task, repeat)
     velocities = [np.zeros_like(p) for p in (*weights, *biases)]

@@ -124,7 +124,8 @@ def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1) -> np.n
     return linear_kernel(x, y) / np.outer(*norm)
 
 
-FEATURES = ("chain", "chain_unit", "raw")
+TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "raw": "raw layer"}
+FEATURES = tuple(TITLES)
 
 
 def feature_kernel(

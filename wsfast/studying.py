@@ -12,14 +12,13 @@ import numpy as np
 from tqdm import tqdm
 
 from . import inference, provenance
-from .chains import FEATURES, feature_kernel
+from .chains import FEATURES, TITLES, feature_kernel
 from .generation import untrained
 from .protocols import Outcome, classification, retrieval, split_one_task
 from .weights import WeightSet
 
 SCHEMA = 1
 LEVEL = 0.05  # of every test; alpha is the size of error that is tested
-TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "raw": "raw layer"}
 
 
 @dataclass
