@@ -48,8 +48,14 @@ def accuracy(result: "StudyResult") -> str:
         own = [c for c in cells if (c["protocol"], c["classifier"]) == (protocol, classifier)]
         for k, features in enumerate(TITLES):
             family = [c for c in own if c["features"] == features]
-            _intervals(ax, [c["chain"] + 0.18 * (k - 1) for c in family], family, COLOURS[features], MARKS[features],
-                       TITLES[features])  # fmt: skip
+            _intervals(
+                ax,
+                [c["chain"] + 0.18 * (k - 1) for c in family],
+                family,
+                COLOURS[features],
+                MARKS[features],
+                TITLES[features],
+            )
         ax.axhline(100 * (1 - result.numbers["alpha"]), color="#555", lw=1, ls="--")
         ax.axhline(100 * own[0]["chance"], color="#555", lw=1, ls=":")
         ax.set(title=f"{protocol} ({classifier})", xlabel="chain", ylim=(-3, 103))

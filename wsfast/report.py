@@ -17,17 +17,33 @@ h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em } p.note { color
 .yes { background: #00704f } .no { background: #a84300 }
 .facts { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1.5em 0 } .facts b { display: block; font-size: 1.4em }
 svg, img { max-width: 100%; height: auto } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85em } th, td { padding: .2em .7em; text-align: right; white-space: nowrap }
-th { border-bottom: 1px solid #999 } td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
+table { border-collapse: collapse; font-size: .85em }
+th, td { padding: .2em .7em; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #999 } td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
 pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: .8em }
 """
 COLUMNS = {
-    "features": "features", "protocol": "protocol", "control": "control", "classifier": "classifier", "chain": "chain",
-    "errors": "errors", "n": "n", "accuracy": "accuracy %", "ci95": "exact 95 %", "wilson95": "Wilson 95 %",
-    "chance": "chance %", "p_error_ge_alpha": "p (error ≥ α)", "p_holm": "p, Holm", "established": "established",
-    "paper_rule": "paper's rule", "p_chance": "p (chance)", "p_permutation": "p (permuted)",
-    "permuted_accuracy": "permuted %", "rank5": "rank-5 %", "rank10": "rank-10 %", "map": "mAP %",
-}  # fmt: skip
+    "features": "features",
+    "protocol": "protocol",
+    "control": "control",
+    "classifier": "classifier",
+    "chain": "chain",
+    "errors": "errors",
+    "n": "n",
+    "accuracy": "accuracy %",
+    "ci95": "exact 95 %",
+    "wilson95": "Wilson 95 %",
+    "chance": "chance %",
+    "p_error_ge_alpha": "p (error ≥ α)",
+    "p_holm": "p, Holm",
+    "established": "established",
+    "paper_rule": "paper's rule",
+    "p_chance": "p (chance)",
+    "p_permutation": "p (permuted)",
+    "permuted_accuracy": "permuted %",
+    "rank5": "rank-5 %",
+    "rank10": "rank-10 %",
+    "map": "mAP %",
+}
 PERCENT = {"accuracy", "chance", "permuted_accuracy", "rank5", "rank10", "map"}
 
 
@@ -78,8 +94,9 @@ def _verdict(n: dict[str, Any]) -> str:
     for protocol in ("classification", "retrieval"):
         v = n["verdict"][protocol]
         badge = _badge(v["established"], "established", "not established")
-        lines.append(f"<p>{badge} <b>{protocol}</b>: an error below {n['alpha']:g} in every chain at once, p = {v['p']:.2g}; "
-                     f"the paper's rule says <b>{v['paper_rule']}</b>.</p>")  # fmt: skip
+        claim = f"an error below {n['alpha']:g} in every chain at once, p = {v['p']:.2g}"
+        rule = f"the paper's rule says <b>{v['paper_rule']}</b>"
+        lines.append(f"<p>{badge} <b>{protocol}</b>: {claim}; {rule}.</p>")
     fine = n["verdict"]["controls_at_chance"]
     said = (
         "as they must be" if fine else "so something other than training separates the tasks; do not trust the verdict"
