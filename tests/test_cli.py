@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -73,6 +75,20 @@ def test_ctrl_c_writes_nothing(tmp_path, capsys, monkeypatch):
     assert cli.main(["study", *SMALL, "--out", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_real_ctrl_c_in_the_middle_of_training(tmp_path):
+    out = tmp_path / "runs"
+    command = [sys.executable, "-m", "wsfast", "study", "--repeats", "5000", "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        while not out.exists() and run.poll() is None:  # made before the first network is trained
+            time.sleep(0.1)
+        time.sleep(3)
+        run.send_signal(signal.SIGINT)
+        _, said = run.communicate(timeout=60)
+    assert run.returncode == 130, said
+    assert "interrupted; nothing was written" in said
+    assert list(out.iterdir()) == []
 
 
 def test_module_and_usage():

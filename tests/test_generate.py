@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -102,6 +103,12 @@ def test_leaving_early_starts_no_more_calls():
 def test_an_error_in_a_thread_reaches_the_caller():
     with pytest.raises(ZeroDivisionError):
         list(unordered(lambda i: 1 // i, range(10), threads=2))
+
+
+def test_compiled_code_is_kept_on_disk(zoo):
+    from wsfast.kernels.numba.jit import CACHE
+
+    assert any("train_mlp" in file.name for file in Path(CACHE).rglob("*.nbi"))
 
 
 def test_bad_input(four_tasks):

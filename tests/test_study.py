@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import wsfast
-from wsfast.studying import write_whole
+from wsfast.files import write_whole
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _study(args: argparse.Namespace) -> int:
     from . import generate, study, tasks
-    from .studying import writable_folder
+    from .files import writable_folder
 
     start = time.perf_counter()
     out = writable_folder(args.out or f"runs/{args.data}-{args.network}")  # before an hour of training, not after it

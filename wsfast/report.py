@@ -18,7 +18,8 @@ h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em } p.note { color
 .facts { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1.5em 0 } .facts b { display: block; font-size: 1.4em }
 svg, img { max-width: 100%; height: auto } .wide { overflow-x: auto }
 table { border-collapse: collapse; font-size: .85em }
-th, td { padding: .2em .7em; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #999 } td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
+th, td { padding: .2em .7em; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #999 }
+td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
 pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: .8em }
 """
 COLUMNS = {

@@ -1,7 +1,6 @@
 """Hypothesis-training-testing on a weight set: every chain, both protocols, the controls, the verdict."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,8 +12,10 @@ from tqdm import tqdm
 
 from . import inference, provenance
 from .chains import FEATURES, TITLES, feature_kernel
+from .files import writable_folder, write_whole
 from .generation import untrained
 from .protocols import Outcome, classification, retrieval, split_one_task
+from .table import families, table
 from .weights import WeightSet
 
 SCHEMA = 1
@@ -52,32 +53,6 @@ class StudyResult:
         write_whole(folder / "report.html", report_html(self))
         write_whole(folder / "results.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
         return folder / "report.html"
-
-
-def writable_folder(out: str | Path) -> Path:
-    """The folder, made if need be; OSError that says so where it cannot be written."""
-    folder = Path(out).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe-{os.getpid()}"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write into {folder}: {error.strerror} (choose another folder with --out)") from error
-    return folder
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file under another name, flush it, and rename it into place."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        scratch.replace(path)
-    finally:
-        scratch.unlink(missing_ok=True)
 
 
 def study(
@@ -192,16 +167,9 @@ def _control(name: str, chain: int, o: Outcome) -> dict[str, Any]:
 
 def _correct(cells: list[dict[str, Any]]) -> None:
     """Holm over the chains of each (features, protocol, classifier)."""
-    for family in _families(cells).values():
+    for family in families(cells).values():
         for cell, p in zip(family, inference.holm([c["p_error_ge_alpha"] for c in family]), strict=True):
             cell["p_holm"], cell["established"] = p, p <= LEVEL
-
-
-def _families(cells: list[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
-    found: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-    for cell in cells:
-        found.setdefault((cell["features"], cell["protocol"], cell["classifier"]), []).append(cell)
-    return found
 
 
 def _verdict(cells: list[dict[str, Any]], controls: list[dict[str, Any]]) -> dict[str, Any]:
@@ -211,7 +179,7 @@ def _verdict(cells: list[dict[str, Any]], controls: list[dict[str, Any]]) -> dic
     is, without correction.
     """
     verdict: dict[str, Any] = {}
-    for (features, protocol, classifier), family in _families(cells).items():
+    for (features, protocol, classifier), family in families(cells).items():
         if features == "chain" and classifier != "cosine":
             worst = max(c["p_error_ge_alpha"] for c in family)
             verdict[protocol] = {
@@ -260,44 +228,3 @@ def _about(
             "total_s": generate_s + seconds,
         },
     }
-
-
-def table(numbers: dict[str, Any]) -> str:
-    """results.json as a text table."""
-    n = numbers
-    lines = [
-        f"{n['networks']} x {n['network']} on {n['data']}: {n['tasks']} tasks x {n['repeats']} repeats, "
-        f"seed {n['seed']}, {n['diverged']} diverged and left out; {n['backend']} {n['precision']}",
-        "",
-        f"{'features':<20} {'protocol':<15} {'classifier':<10} "
-        + "".join(f"{'chain ' + str(c):>24}" for c in _chains(n)),
-    ]
-    for (features, protocol, solver), family in _families(n["cells"]).items():
-        row = f"{TITLES[features]:<20} {protocol:<15} {solver:<10} "
-        lines.append(row + "".join(f"{_percent(c):>24}" for c in family))
-    lines.append(f"{'chance':<20} {'classification':<15} {'':<10} {100 * n['cells'][0]['chance']:>12.1f}")
-    for name in dict.fromkeys(c["control"] for c in n["controls"]):
-        family = [c for c in n["controls"] if c["control"] == name]
-        row = f"{'control: ' + name:<20} {'chance %.1f' % (100 * family[0]['chance']):<15} {'ridge':<10} "
-        lines.append(row + "".join(f"{_percent(c):>24}" for c in family))
-    lines += ["", "accuracy % [exact 95 % interval]; * an error below alpha is established (Holm over the chains)"]
-    for protocol in ("classification", "retrieval"):
-        v = n["verdict"][protocol]
-        said = "established" if v["established"] else "not established"
-        lines.append(
-            f"{protocol}: the paper's rule says {v['paper_rule']}; an error below {n['alpha']:g} in "
-            f"every chain is {said} (p = {v['p']:.2g})"
-        )
-    at = "at chance" if n["verdict"]["controls_at_chance"] else "NOT all at chance: do not trust the verdict"
-    lines.append(f"controls: {at}")
-    return "\n".join(lines)
-
-
-def _chains(numbers: dict[str, Any]) -> list[int]:
-    return sorted({c["chain"] for c in numbers["cells"]})
-
-
-def _percent(cell: dict[str, Any]) -> str:
-    low, high = cell["ci95"]
-    star = "*" if cell.get("established") else " "
-    return f"{100 * cell['accuracy']:.1f} [{100 * low:.1f}, {100 * high:.1f}]{star}"

@@ -1,0 +1,30 @@
+"""Files that are there whole or not at all."""
+
+import os
+from pathlib import Path
+
+
+def writable_folder(out: str | Path) -> Path:
+    """The folder, made if need be; OSError that says so where it cannot be written."""
+    folder = Path(out).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise OSError(f"cannot write into {folder}: {error.strerror} (choose another folder with --out)") from error
+    return folder
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file under another name, flush it, and rename it into place."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with scratch.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
