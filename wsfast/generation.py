@@ -114,6 +114,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)
     pad = -1 if recipe.pad is None else recipe.pad
     lr = recipe.learning_rates()
+    key = np.uint64(seed)  # one type for every seed, one compilation
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]
@@ -133,7 +134,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
             recipe.weight_decay,
             recipe.batch_size,
             pad,
-            seed,
+            key,
             t,
             r,
         )
@@ -156,6 +157,6 @@ def untrained(zoo: WeightSet) -> WeightSet:
             if p.fill is not None:
                 array[i] = p.fill
             else:
-                array[i] = uniform(p.size, p.bound, seed, task, repeat, INIT, item).reshape(p.shape)
+                array[i] = uniform(p.size, p.bound, np.uint64(seed), task, repeat, INIT, item).reshape(p.shape)
         parameters[p.name] = array
     return WeightSet(zoo.network, parameters, zoo.labels, zoo.repeats, zoo.task_names, info={"seed": seed})
