@@ -1,0 +1,64 @@
+"""The table of one run, and the page of all runs."""
+
+import json
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results"
+HEAD = """# Results
+
+Made by `python -m bench` from `results/*.json`; `python -m bench --page` makes it again. Time: median and quartiles of
+interleaved rounds, for one step of one network (train_mlp) or one N x N matrix (chain_kernel). GFLOP/s: operations by
+formula over the median. Peak: the best float32 matrix product of the same run. Ratio: the best peer's time over this
+one's. Error: against NumPy float64, of the weight change (train_mlp, the median of the checked networks, and the worst,
+which rounding alone can carry over a ReLU's kink) or of K's entries (chain_kernel). All float32.
+"""
+
+
+def duration(seconds: float) -> str:
+    for unit, factor in (("s", 1), ("ms", 1e3)):
+        if seconds * factor >= 1:
+            return f"{seconds * factor:.3g} {unit}"
+    return f"{seconds * 1e6:.3g} µs"
+
+
+def goal(row: dict[str, Any]) -> str:
+    if row["goal"] is None:
+        return ""
+    return f"{row['goal']:g}: {'met' if row['ratio'] >= row['goal'] else 'missed'}"
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """One Markdown table a configuration."""
+    lines = []
+    for (suite, case), group in groupby(rows, lambda r: (r["suite"], r["case"])):
+        lines += [
+            f"\n{suite}, {case}\n",
+            "| | time | quartiles | GFLOP/s | of peak | ratio | goal | error | worst | threads |",
+        ]
+        lines.append("|---|---|---|---|---|---|---|---|---|---|")
+        for r in group:
+            spread = f"{duration(r['q1'])} to {duration(r['q3'])}"
+            lines.append(
+                f"| {r['contender']} | {duration(r['median'])} | {spread} | {r['gflops']:.1f} | {r['share']:.0%} "
+                f"| {r['ratio']:.2f} | {goal(r)} | {r['error']:.1e} | {r['worst']:.1e} | {r['how']} |"
+            )
+    return "\n".join(lines) + "\n"
+
+
+def ceiling(peak: dict[str, float]) -> str:
+    best = max(peak, key=peak.__getitem__)
+    return f"Peak: {best}, from " + ", ".join(f"{name} {rate:.0f}" for name, rate in peak.items()) + " GFLOP/s."
+
+
+def write() -> None:
+    """Make RESULTS.md from every stored run, the newest first."""
+    text = HEAD
+    for file in sorted(RESULTS.glob("*.json"), reverse=True):
+        run = json.loads(file.read_text())
+        packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+        text += f"\n## {run['device']}, {run['time'][:10]}\n\nCommit {run['commit']}; {packages}.\n"
+        text += f"{ceiling(run['peak'])}\n{tables(run['rows'])}"
+    (HERE / "RESULTS.md").write_text(text)

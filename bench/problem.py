@@ -1,0 +1,72 @@
+"""What every contender of a training benchmark is given, drawn before any clock starts."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from wsfast.reference import mlp, philox
+
+SEED, TASK = 0, 0
+
+
+@dataclass
+class Problem:
+    """N networks d-width-width-width-classes on random bytes, one task, repeats 0 .. N - 1; every batch is full.
+
+    Drawn: images float32 [samples, d], scaled; labels [samples]; weights and biases, one [N, ...] a layer; orders
+    [N, steps, batch], the rows of every step.
+    """
+
+    d: int
+    width: int
+    classes: int
+    batch: int
+    networks: int
+    samples: int
+    epochs: int
+    lr: float = 0.01
+    momentum: float = 0.9
+
+    def __post_init__(self) -> None:
+        assert self.samples % self.batch == 0
+        self.steps = self.epochs * self.samples // self.batch
+        self.sizes = np.array([self.d, *[self.width] * 3, self.classes])
+        rng = np.random.default_rng(self.d + self.width + self.batch)
+        self.pixels = rng.integers(0, 256, (self.samples, self.d)).astype(np.uint8)
+        self.scale, self.shift = np.full(self.d, 1 / 64, np.float32), np.full(self.d, -2, np.float32)
+        self.images = torch.from_numpy(self.pixels * self.scale + self.shift)
+        self.labels = torch.from_numpy(rng.integers(0, self.classes, self.samples))
+        starts = [mlp.initial_parameters(self.sizes.tolist(), SEED, TASK, r) for r in range(self.networks)]
+        self.weights, self.biases = (
+            [torch.tensor(np.array(layer, np.float32)) for layer in zip(*kind, strict=True)]
+            for kind in zip(*starts, strict=True)
+        )
+        repeats, epochs = range(self.networks), range(self.epochs)
+        orders = [[philox.batch_order(self.samples, e, SEED, TASK, r) for e in epochs] for r in repeats]
+        self.orders = torch.tensor(np.array(orders)).reshape(self.networks, self.steps, self.batch)
+
+    def __str__(self) -> str:
+        return f"{'-'.join(map(str, self.sizes))}, batch {self.batch}"
+
+    @property
+    def step_flop(self) -> int:
+        """Operations of one step: three products a weight and sample, two in the first layer (no data gradient)."""
+        weights = sum(a * b for a, b in pairwise(self.sizes.tolist()))
+        return 2 * self.batch * (3 * weights - self.d * self.width)
+
+    def initial(self, i: int) -> np.ndarray:
+        """Network i's parameters before its first step [P]."""
+        pairs = zip(self.weights, self.biases, strict=True)
+        return np.concatenate([p[i].numpy().ravel() for pair in pairs for p in pair])
+
+    def arguments(self, repeat: int) -> dict[str, Any]:
+        """The call of train_mlp, ours or the reference's, for one network."""
+        none = np.empty(0, np.int64)
+        run = {"lr": np.full(self.epochs, self.lr, np.float32), "momentum": self.momentum, "weight_decay": 0.0}
+        draw = {"batch_size": self.batch, "pad": -1, "seed": SEED, "task": TASK, "repeat": repeat}
+        train = {"x": self.pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
+        net = {"sizes": self.sizes, "slopes": np.array([0, 0, 0, 1], np.float32), "shape": np.array([1, 1, self.d])}
+        scaling = {"scale": self.scale, "shift": self.shift}
+        return {**train, "test_rows": none, "test_labels": none, **net, **scaling, **run, **draw}
