@@ -4,9 +4,9 @@ Every function takes offsets into its arrays, so that all buffers of one network
 """
 
 from .jit import jit
-from .tile import LANES, ROWS, multiply_add_tile, sgd_tile, transpose_tile
+from .tile import LANES, ROWS, backward_tile, forward_tile, multiply_add_tile, sgd_tile, transpose_tile
 
-_K = 256  # rows of B that stay in the cache while all of A passes
+_K = 128  # products summed in one go: short sums added up err less than one long one, and their B stays in the cache
 
 
 @jit
@@ -34,6 +34,38 @@ def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
                 wide = 1 if j + LANES < n else 0
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
                 multiply_add_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc)
+            i += rows
+
+
+@jit
+def multiply_forward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, bias, at_bias, slope):
+    """C[m, n] = activation(A[m, k] B[k, n] + bias[m]); indices as multiply_add."""
+    for k0 in range(0, k, _K):
+        kc = min(_K, k - k0)
+        i = 0
+        while i < m:
+            rows = _tile_rows(m - i)
+            for j in range(0, n, 2 * LANES):
+                wide = 1 if j + LANES < n else 0
+                at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
+                forward_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, 1 if k0 == 0 else 0,
+                             1 if k0 + kc == k else 0, bias, at_bias + i, slope)  # fmt: skip
+            i += rows
+
+
+@jit
+def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, slope):
+    """C[m, n] = A[m, k] B[k, n] times the slope of the activation whose output is post[po + i ldc + j]."""
+    for k0 in range(0, k, _K):
+        kc = min(_K, k - k0)
+        i = 0
+        while i < m:
+            rows = _tile_rows(m - i)
+            for j in range(0, n, 2 * LANES):
+                wide = 1 if j + LANES < n else 0
+                at_a, at_b, at = ao + i * rs + k0 * cs, bo + k0 * ldb + j, i * ldc + j
+                backward_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, co + at, ldc, kc, 1 if k0 == 0 else 0,
+                              1 if k0 + kc == k else 0, post, po + at, slope)  # fmt: skip
             i += rows
 
 

@@ -10,7 +10,7 @@ import math
 import numpy as np
 
 from . import philox
-from .gemm import multiply_add, multiply_sgd, padded, transpose
+from .gemm import multiply_backward, multiply_forward, multiply_sgd, padded, transpose
 from .jit import jit
 
 
@@ -41,13 +41,6 @@ def _load_batch(x, rows, chosen, scale, shift, shape, crops, pad, image, b_pad):
 
 
 @jit
-def _activate(z, slope):
-    """z <- z where z > 0, slope z elsewhere (a NaN stays one)."""
-    for i in range(len(z)):
-        z[i] = z[i] if z[i] > 0 else slope * z[i]
-
-
-@jit
 def _deactivate(gradient, post, slope):
     """The gradient before the activation whose output is `post`."""
     for i in range(len(post)):
@@ -70,40 +63,81 @@ def _forward(sizes, slopes, weights, w_at, biases, b_at, outputs, o_at, b_pad):
     """outputs[k + 1] = activation(W_k^T outputs[k] + b_k), each [n_k, b_pad]."""
     for k in range(len(sizes) - 1):
         n_in, n_out = sizes[k], sizes[k + 1]
-        out, end = o_at[k + 1], o_at[k + 1] + n_out * b_pad
-        for i in range(n_out):
-            outputs[out + i * b_pad : out + (i + 1) * b_pad] = biases[b_at[k] + i]
-        ld = padded(n_out)
-        multiply_add(weights, w_at[k], 1, ld, outputs, o_at[k], b_pad, outputs, out, b_pad, n_out, b_pad, n_in)
-        if slopes[k] != 1:
-            _activate(outputs[out:end], slopes[k])
+        multiply_forward(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, o_at[k + 1], b_pad,
+                         n_out, b_pad, n_in, biases, b_at[k], slopes[k])  # fmt: skip
 
 
 @jit
-def _loss(logits, at, labels, chosen, classes, b_pad, gradient):
-    """(summed cross-entropy, number right); writes d(mean loss)/d(logits) [classes, b_pad], zero past the batch."""
+def _exp(x):
+    """e^x of float32 x <= 0 to 1e-7, 0 below -87: the same bits on every machine, and the compiler can vectorise it."""
+    x = x if not x < np.float32(-87) else np.float32(-87)
+    n = np.int32(x * np.float32(1.44269504) - np.float32(0.5))  # nearest integer of x / ln 2
+    r = (x - np.float32(n) * np.float32(0.693359375)) + np.float32(n) * np.float32(2.12194440e-4)
+    p = np.float32(1.9875691500e-4)  # Cephes' expf polynomial
+    p = p * r + np.float32(1.3981999507e-3)
+    p = p * r + np.float32(8.3334519073e-3)
+    p = p * r + np.float32(4.1665795894e-2)
+    p = p * r + np.float32(1.6666665459e-1)
+    p = p * r + np.float32(5.0000001201e-1)
+    p = p * (r * r) + r + np.float32(1)
+    return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
+
+
+@jit
+def _largest(z, top):
+    for b in range(len(top)):
+        top[b] = z[b] if not z[b] <= top[b] else top[b]
+
+
+@jit
+def _exponentials(z, top, out, norm):
+    for b in range(len(norm)):
+        e = _exp(z[b] - top[b])
+        out[b] = e
+        norm[b] += e
+
+
+@jit
+def _loss(logits, at, labels, chosen, classes, b_pad, gradient, top, norm):
+    """Summed cross-entropy; writes d(mean loss)/d(logits) [classes, b_pad], zero past the batch; top, norm [b_pad]."""
     n = len(chosen)
-    total, right = 0.0, 0
+    top[:], norm[:] = logits[at : at + b_pad], 0
+    for c in range(1, classes):
+        _largest(logits[at + c * b_pad : at + (c + 1) * b_pad], top)
+    for c in range(classes):
+        z, e = logits[at + c * b_pad : at + (c + 1) * b_pad], gradient[c * b_pad : (c + 1) * b_pad]
+        _exponentials(z, top, e, norm)
+    total, product = 0.0, 1.0
+    for b in range(n):  # one logarithm for many samples: 1 <= norm <= classes
+        product *= np.float64(norm[b])
+        if b % 32 == 31 or b == n - 1:
+            total += math.log(product)
+            product = 1.0
+        total += np.float64(top[b]) - np.float64(logits[at + labels[chosen[b]] * b_pad + b])
     share = np.float32(1) / np.float32(n)
-    gradient[: classes * b_pad] = 0
+    for b in range(b_pad):
+        norm[b] = share / norm[b] if b < n else np.float32(0)
+    for c in range(classes):
+        e = gradient[c * b_pad : (c + 1) * b_pad]
+        for b in range(len(norm)):
+            e[b] *= norm[b]
+        e[n:] = 0
     for b in range(n):
-        label = labels[chosen[b]]
-        top, best = logits[at + b], 0
+        gradient[labels[chosen[b]] * b_pad + b] -= share
+    return total
+
+
+@jit
+def _right(logits, at, labels, chosen, classes, b_pad):
+    """How many of the batch have their label's logit largest, the first of equals."""
+    hits = 0
+    for b in range(len(chosen)):
+        best = 0
         for c in range(1, classes):
-            z = logits[at + c * b_pad + b]
-            if z > top:
-                top, best = z, c
-        norm = np.float32(0)
-        for c in range(classes):
-            e = math.exp(logits[at + c * b_pad + b] - top)
-            gradient[c * b_pad + b] = e
-            norm += e
-        total += math.log(norm) + top - logits[at + label * b_pad + b]
-        right += best == label
-        for c in range(classes):
-            p = gradient[c * b_pad + b] / norm
-            gradient[c * b_pad + b] = (p - np.float32(c == label)) * share
-    return total, right
+            if logits[at + c * b_pad + b] > logits[at + best * b_pad + b]:
+                best = c
+        hits += best == labels[chosen[b]]
+    return hits
 
 
 @jit
@@ -113,13 +147,13 @@ def _backward_and_step(sizes, slopes, weights, v_weights, w_at, biases, v_biases
     for k in range(len(sizes) - 2, -1, -1):
         n_in, n_out = sizes[k], sizes[k + 1]
         ld = padded(n_out)
-        if slopes[k] != 1:
+        if k == len(sizes) - 2 and slopes[k] != 1:
             _deactivate(gradient, outputs[o_at[k + 1] : o_at[k + 1] + n_out * b_pad], slopes[k])
         gradient[n_out * b_pad : ld * b_pad] = 0
         transpose(gradient, 0, b_pad, rows_first, 0, ld, ld, b_pad)
         if k > 0:  # before the step: the data gradient is taken at the old weights
-            other[: n_in * b_pad] = 0
-            multiply_add(weights, w_at[k], ld, 1, gradient, 0, b_pad, other, 0, b_pad, n_in, b_pad, n_out)
+            multiply_backward(weights, w_at[k], ld, 1, gradient, 0, b_pad, other, 0, b_pad, n_in, b_pad, n_out,
+                              outputs, o_at[k], slopes[k - 1])  # fmt: skip
         multiply_sgd(outputs, o_at[k], b_pad, 1, rows_first, 0, ld, weights, v_weights, w_at[k], ld, n_in, ld, n,
                      lr, momentum, decay)  # fmt: skip
         _add_rows(rows_first, n, bias_sum[:ld])
@@ -158,6 +192,7 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     image = np.zeros(b_pad * padded(d), np.float32)
     gradient, other = np.zeros(widest * b_pad, np.float32), np.zeros(widest * b_pad, np.float32)
     rows_first, bias_sum = np.zeros(widest * b_pad, np.float32), np.zeros(widest, np.float32)
+    top, norm = np.zeros(b_pad, np.float32), np.zeros(b_pad, np.float32)
 
     for k in range(layers):
         n_in, n_out, ld = sizes[k], sizes[k + 1], padded(sizes[k + 1])
@@ -180,8 +215,7 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             _load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, b_pad)
             transpose(image, 0, padded(d), outputs, 0, b_pad, b_pad, padded(d))
             _forward(sizes, slopes, weights, w_at, biases, b_at, outputs, o_at, b_pad)
-            loss, _ = _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradient)
-            total += loss
+            total += _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradient, top, norm)
             _backward_and_step(sizes, slopes, weights, v_weights, w_at, biases, v_biases, b_at, outputs, o_at,
                                len(chosen), b_pad, gradient, other, rows_first, bias_sum, lr[epoch], momentum,
                                decay)  # fmt: skip
@@ -197,9 +231,8 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             _load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, b_pad)
             transpose(image, 0, padded(d), outputs, 0, b_pad, b_pad, padded(d))
             _forward(sizes, slopes, weights, w_at, biases, b_at, outputs, o_at, b_pad)
-            loss, right = _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradient)
-            total += loss
-            hits += right
+            total += _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradient, top, norm)
+            hits += _right(outputs, o_at[layers], labels, chosen, classes, b_pad)
         if len(rows) > 0:
             record[2 * split], record[2 * split + 1] = total / len(rows), hits / len(rows)
 

@@ -54,13 +54,18 @@ def uniform(n, bound, seed, task, repeat, purpose, item):
 def batch_order(n, epoch, seed, task, repeat, purpose=ORDER):
     """The order in which an epoch visits n samples: int64 [n]."""
     draw = words(n, seed, task, repeat, purpose, epoch)
-    keys = np.empty(n, np.uint64)
-    for i in range(n):  # the position in the low bits makes any sort stable
-        keys[i] = (np.uint64(draw[i]) << _32) | np.uint64(i)
-    keys.sort()
-    order = np.empty(n, np.int64)
-    for i in range(n):
-        order[i] = np.int64(keys[i] & _LOW)
+    order, moved = np.arange(n), np.empty(n, np.int64)
+    for shift in range(0, 32, 8):  # radix sort, eight bits a pass
+        start = np.zeros(257, np.int64)
+        for i in range(n):
+            start[((draw[i] >> np.uint32(shift)) & np.uint32(255)) + 1] += 1
+        for digit in range(256):
+            start[digit + 1] += start[digit]
+        for i in order:
+            digit = (draw[i] >> np.uint32(shift)) & np.uint32(255)
+            moved[start[digit]] = i
+            start[digit] += 1
+        order, moved = moved, order
     return order
 
 

@@ -52,9 +52,9 @@ def _addresses(builder, base, stride, mr, nv):
     return [[builder.gep(row, [_I64(LANES * j)]) for j in range(nv)] for row in rows]
 
 
-def _sum_over_k(builder, start, a, row_stride, k_stride, b, ldb, k):
-    """acc[i][j] = start[i][j] + sum_k a[i, k] b[k, j], one fma a step; k may be 0."""
-    fma, mr, nv = _fma(builder), len(start), len(start[0])
+def _sum_over_k(builder, mr, nv, a, row_stride, k_stride, b, ldb, k):
+    """acc[i][j] = sum_k a[i, k] b[k, j], one fma a step; k may be 0."""
+    fma, zero = _fma(builder), ir.Constant(_VEC, [0.0] * LANES)
     before = builder.block
     head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
     builder.branch(head)
@@ -69,7 +69,7 @@ def _sum_over_k(builder, start, a, row_stride, k_stride, b, ldb, k):
         scalar.align = 4
         spread = _splat(builder, scalar)
         for j in range(nv):
-            acc[i][j].add_incoming(start[i][j], before)
+            acc[i][j].add_incoming(zero, before)
             acc[i][j].add_incoming(fma(spread, vectors[j], acc[i][j]), body)
     for phi, first, then in (
         (step, _I64(0), builder.add(step, _I64(1))),
@@ -123,11 +123,87 @@ def multiply_add_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, l
 
         def emit(mr, nv):
             out = _addresses(builder, at_c, ldc, mr, nv)
-            start = [[_load(builder, p) for p in row] for row in out]
-            acc = _sum_over_k(builder, start, at_a, rs, cs, at_b, ldb, k)
+            acc = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
             for i in range(mr):
                 for j in range(nv):
-                    _store(builder, acc[i][j], out[i][j])
+                    _store(builder, builder.fadd(_load(builder, out[i][j]), acc[i][j]), out[i][j])
+
+        _each_size(builder, rows, wide, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+def _finish(builder, acc, out, first, last, epilogue):
+    """Store acc, added to what is there unless this is the first part of the sum; epilogue(i, j, v) on the last part."""
+    zero = ir.Constant(_VEC, [0.0] * LANES)
+    first, last = (builder.icmp_signed("!=", flag, _I64(0)) for flag in (first, last))
+    for i, row in enumerate(acc):
+        for j, part in enumerate(row):
+            total = builder.fadd(builder.select(first, zero, _load(builder, out[i][j])), part)
+            _store(builder, builder.select(last, epilogue(i, j, total), total), out[i][j])
+
+
+def _sloped(builder, sign_of, value, slope):
+    """value where sign_of > 0, slope * value elsewhere (a NaN stays one)."""
+    positive = builder.fcmp_ordered(">", sign_of, ir.Constant(_VEC, [0.0] * LANES))
+    return builder.select(positive, value, builder.fmul(slope, value))
+
+
+@intrinsic
+def forward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, bias, at_bias, slope):
+    """C = A B over parts of k, then activation(C + bias[at_bias + i]); indices as multiply_add_tile."""
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, bias, at_bias, slope)
+
+    def codegen(context, builder, signature, args):
+        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, bias, at_bias, slope = _integers(
+            context, builder, signature, args
+        )
+        at_a, at_b, at_c, at_bias = (
+            _pointer(context, builder, signature.args[p], array, offset)
+            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co), (15, bias, at_bias))
+        )
+        slope = _splat(builder, slope)
+
+        def emit(mr, nv):
+            acc = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
+            shifts = [_splat(builder, builder.load(builder.gep(at_bias, [_I64(i)]))) for i in range(mr)]
+
+            def activate(i, j, total):
+                z = builder.fadd(total, shifts[i])
+                return _sloped(builder, z, z, slope)
+
+            _finish(builder, acc, _addresses(builder, at_c, ldc, mr, nv), first, last, activate)
+
+        _each_size(builder, rows, wide, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def backward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope):
+    """C = A B over parts of k, then times the activation's slope: 1 where post[po + i ldc + j] > 0, `slope` elsewhere."""
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope)
+
+    def codegen(context, builder, signature, args):
+        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope = _integers(
+            context, builder, signature, args
+        )
+        at_a, at_b, at_c, at_post = (
+            _pointer(context, builder, signature.args[p], array, offset)
+            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co), (15, post, po))
+        )
+        slope = _splat(builder, slope)
+
+        def emit(mr, nv):
+            acc = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
+            seen = _addresses(builder, at_post, ldc, mr, nv)
+
+            def mask(i, j, total):
+                return _sloped(builder, _load(builder, seen[i][j]), total, slope)
+
+            _finish(builder, acc, _addresses(builder, at_c, ldc, mr, nv), first, last, mask)
 
         _each_size(builder, rows, wide, emit)
         return context.get_dummy_value()
@@ -154,8 +230,7 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
         fma, minus_rate = _fma(builder), builder.fneg(rate)
 
         def emit(mr, nv):
-            zero = [[ir.Constant(_VEC, [0.0] * LANES)] * nv for _ in range(mr)]
-            gradient = _sum_over_k(builder, zero, at_a, rs, cs, at_b, ldb, k)
+            gradient = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
             weights, velocities = (_addresses(builder, p, ldc, mr, nv) for p in (at_w, at_v))
             for i in range(mr):
                 for j in range(nv):
