@@ -38,8 +38,8 @@ def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
 
 
 @jit
-def multiply_forward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, bias, at_bias, slope):
-    """C[m, n] = activation(A[m, k] B[k, n] + bias[m]); indices as multiply_add."""
+def multiply_forward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
+    """C[m, n] = activation(A[m, k] B[k, n]); indices as multiply_add."""
     for k0 in range(0, k, _K):
         kc = min(_K, k - k0)
         i = 0
@@ -49,7 +49,7 @@ def multiply_forward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, bias, at_bi
                 wide = 1 if j + LANES < n else 0
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
                 forward_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, 1 if k0 == 0 else 0,
-                             1 if k0 + kc == k else 0, bias, at_bias + i, slope)  # fmt: skip
+                             1 if k0 + kc == k else 0, slope)  # fmt: skip
             i += rows
 
 

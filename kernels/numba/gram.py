@@ -13,7 +13,7 @@ from .jit import jit
 from .threads import each
 
 TILE = 64  # a tile of G is TILE x TILE for all networks: 16 KB each
-COLUMNS = 256  # networks whose transposed block stays in the cache
+COLUMNS, ROWS = 256, 64  # of K in one call: so many networks' transposed block stays in the cache
 FLUSH = 256  # products summed in float32 before they are added up in float64
 
 
@@ -85,26 +85,34 @@ def chain_factor(weights, row_normalize=False, column_normalize=False):
 
 
 @jit
-def _gram_tile(x, i0, j0, rows, columns, out):
-    """out[rows, columns] = X[i0:i0+rows] X[j0:j0+columns]^T for one network's X [d, r]."""
-    r = x.shape[1]
+def _gram_tiles(x, i0, j0, rows, columns, weight, out):
+    """out[n] = weight X[i0:i0+rows] X[j0:j0+columns]^T for every network's X [d, r]: out [N, rows * columns]."""
+    n, d, r = x.shape
     ld = padded(columns)
-    b, c = np.zeros(r * ld, np.float32), np.zeros(rows * ld, np.float32)
-    for j in range(columns):
-        for k in range(r):
-            b[k * ld + j] = x[j0 + j, k]
-    multiply_add(x.reshape(-1), i0 * r, r, 1, b, 0, ld, c, 0, ld, rows, ld, r)
-    for i in range(rows):
-        out[i * columns : (i + 1) * columns] = c[i * ld : i * ld + columns]
+    b, c = np.zeros(r * ld, np.float32), np.empty(rows * ld, np.float32)
+    for net in range(n):
+        for j in range(columns):
+            for k in range(r):
+                b[k * ld + j] = x[net, j0 + j, k]
+        c[:] = 0
+        multiply_add(x.reshape(-1), (net * d + i0) * r, r, 1, b, 0, ld, c, 0, ld, rows, ld, r)
+        for i in range(rows):
+            for j in range(columns):
+                out[net, i * columns + j] = weight * c[i * ld + j]
+
+
+def _runs(n):
+    """Slices of up to 16 networks: enough work for a call, enough calls for every core."""
+    return [slice(i, i + 16) for i in range(0, n, 16)]
 
 
 def chain_gram(x):
     """As `wsfast.reference.gram.chain_gram`: float32 [N, d, d], exactly symmetric."""
     x = np.ascontiguousarray(x, np.float32)
     n, d, _ = x.shape
-    out = np.empty((n, d, d), np.float32)
-    each(lambda i: _gram_tile(x[i], 0, 0, d, d, out[i].reshape(-1)), range(n))
-    return out
+    out = np.empty((n, d * d), np.float32)
+    each(lambda run: _gram_tiles(x[run], 0, 0, d, d, np.float32(1), out[run]), _runs(n))
+    return out.reshape(n, d, d)
 
 
 def gram_norm(x):
@@ -188,16 +196,17 @@ def dot_kernel(blocks: Iterator[tuple[np.ndarray, np.ndarray]], na: int, nb: int
     symmetric: both sides are the same networks; only the lower triangle is computed, the upper is its mirror image.
     """
     kernel = np.zeros((na, nb))
+    starts = range(0, nb, COLUMNS)
+    jobs = [(i, j) for j in starts for i in range(j if symmetric else 0, na, ROWS)]
     for a, b in blocks:
+        others = {j: np.empty(b.shape[1] * COLUMNS, np.float32) for j in starts}
+        each(lambda j, b=b, others=others: _transposed(b[j : j + COLUMNS], others[j], min(COLUMNS, nb - j)), starts)
 
-        def columns(j0, a=a, b=b):
-            count = min(COLUMNS, nb - j0)
-            other = np.empty(b.shape[1] * COLUMNS, np.float32)
-            _transposed(b[j0 : j0 + count], other, count)
-            for i0 in range(j0 if symmetric else 0, na, COLUMNS):
-                _add_dots(a, i0, min(COLUMNS, na - i0), other, count, kernel, j0)
+        def add(job, a=a, others=others):
+            i, j = job
+            _add_dots(a, i, min(ROWS, na - i), others[j], min(COLUMNS, nb - j), kernel, j)
 
-        each(columns, range(0, nb, COLUMNS))
+        each(add, jobs)
     if symmetric:
         lower = np.tril_indices(na, -1)
         kernel.T[lower] = kernel[lower]
@@ -213,8 +222,9 @@ def _gram_blocks(a, b, symmetric):
 
             def block(x, i0=i0, j0=j0, rows=rows, columns=columns):
                 out = np.empty((len(x), rows * columns), np.float32)
-                each(lambda i: _gram_tile(x[i], i0, j0, rows, columns, out[i]), range(len(x)))
-                return out if i0 == j0 else out * np.float32(np.sqrt(2))
+                weight = np.float32(1 if i0 == j0 else np.sqrt(2))
+                each(lambda run: _gram_tiles(x[run], i0, j0, rows, columns, weight, out[run]), _runs(len(x)))
+                return out
 
             first = block(a)
             yield first, first if symmetric else block(b)

@@ -2,7 +2,8 @@
 
 Activations are stored feature-major, [n_k, batch]: forward and data gradient then vectorise over the batch and read
 weights as scalars, in place; only the layer gradients are transposed, once, for the weight gradient. Per step and layer
-the weights are read twice and written once; a weight gradient lives in registers only.
+the weights are read twice and written once; a weight gradient lives in registers only. A bias is one more row of its
+layer's weights, met by one more input that is always 1.
 """
 
 import math
@@ -41,6 +42,13 @@ def _load_batch(x, rows, chosen, scale, shift, shape, crops, pad, image, b_pad):
 
 
 @jit
+def _transpose_images(image, outputs, d, b_pad):
+    """The first layer's input [d + 1, b_pad], its last row ones."""
+    transpose(image, 0, padded(d), outputs, 0, b_pad, b_pad, padded(d))
+    outputs[d * b_pad : (d + 1) * b_pad] = 1
+
+
+@jit
 def _deactivate(gradient, post, slope):
     """The gradient before the activation whose output is `post`."""
     for i in range(len(post)):
@@ -48,23 +56,12 @@ def _deactivate(gradient, post, slope):
 
 
 @jit
-def _add_rows(source, rows, total):
-    """total <- the sum of `rows` rows of source, in order."""
-    width = len(total)
-    total[:] = 0
-    for b in range(rows):
-        row = source[b * width : (b + 1) * width]
-        for j in range(width):
-            total[j] += row[j]
-
-
-@jit
-def _forward(sizes, slopes, weights, w_at, biases, b_at, outputs, o_at, b_pad):
-    """outputs[k + 1] = activation(W_k^T outputs[k] + b_k), each [n_k, b_pad]."""
+def _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad):
+    """outputs[k + 1] = activation(W_k^T outputs[k]), each [n_k + 1, b_pad] with a last row of ones."""
     for k in range(len(sizes) - 1):
         n_in, n_out = sizes[k], sizes[k + 1]
         multiply_forward(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, o_at[k + 1], b_pad,
-                         n_out, b_pad, n_in, biases, b_at[k], slopes[k])  # fmt: skip
+                         n_out, b_pad, n_in + 1, slopes[k])  # fmt: skip
 
 
 @jit
@@ -141,8 +138,8 @@ def _right(logits, at, labels, chosen, classes, b_pad):
 
 
 @jit
-def _backward_and_step(sizes, slopes, weights, v_weights, w_at, biases, v_biases, b_at, outputs, o_at, n, b_pad,
-                       gradient, other, rows_first, bias_sum, lr, momentum, decay):  # fmt: skip
+def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, gradient, other, rows_first,
+                       lr, momentum, decay):  # fmt: skip
     """Data gradients, then each layer's weight gradient and SGD step in one pass over its weights."""
     for k in range(len(sizes) - 2, -1, -1):
         n_in, n_out = sizes[k], sizes[k + 1]
@@ -154,13 +151,8 @@ def _backward_and_step(sizes, slopes, weights, v_weights, w_at, biases, v_biases
         if k > 0:  # before the step: the data gradient is taken at the old weights
             multiply_backward(weights, w_at[k], ld, 1, gradient, 0, b_pad, other, 0, b_pad, n_in, b_pad, n_out,
                               outputs, o_at[k], slopes[k - 1])  # fmt: skip
-        multiply_sgd(outputs, o_at[k], b_pad, 1, rows_first, 0, ld, weights, v_weights, w_at[k], ld, n_in, ld, n,
+        multiply_sgd(outputs, o_at[k], b_pad, 1, rows_first, 0, ld, weights, velocities, w_at[k], ld, n_in + 1, ld, n,
                      lr, momentum, decay)  # fmt: skip
-        _add_rows(rows_first, n, bias_sum[:ld])
-        for j in range(n_out):
-            v = momentum * v_biases[b_at[k] + j] + (bias_sum[j] + decay * biases[b_at[k] + j])
-            v_biases[b_at[k] + j] = v
-            biases[b_at[k] + j] -= lr * v
         gradient, other = other, gradient
 
 
@@ -177,31 +169,30 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     b_pad = padded(min(batch_size, max(n, len(test_rows), 1)))
     batch_size = min(batch_size, b_pad)
 
-    w_at, b_at, o_at = np.zeros(layers + 1, np.int64), np.zeros(layers + 1, np.int64), np.zeros(layers + 2, np.int64)
-    for k in range(layers + 1):
-        o_at[k + 1] = o_at[k] + padded(sizes[k]) * b_pad
+    w_at, o_at = np.zeros(layers + 1, np.int64), np.zeros(layers + 2, np.int64)
     for k in range(layers):
-        w_at[k + 1] = w_at[k] + sizes[k] * padded(sizes[k + 1])
-        b_at[k + 1] = b_at[k] + sizes[k + 1]
-    weights, biases = np.zeros(w_at[-1], np.float32), np.zeros(b_at[-1], np.float32)
-    v_weights, v_biases = np.zeros_like(weights), np.zeros_like(biases)
+        w_at[k + 1] = w_at[k] + (sizes[k] + 1) * padded(sizes[k + 1])
     widest = 0
-    for k in range(1, layers + 1):
-        widest = max(widest, padded(sizes[k]))
-    outputs = np.zeros(o_at[-1], np.float32)
-    image = np.zeros(b_pad * padded(d), np.float32)
+    for k in range(layers + 1):
+        o_at[k + 1] = o_at[k] + (padded(sizes[k]) + 1) * b_pad
+        widest = max(widest, padded(sizes[k]) if k > 0 else 0)
+    weights, velocities = np.zeros(w_at[-1], np.float32), np.zeros(w_at[-1], np.float32)
+    outputs, image = np.zeros(o_at[-1], np.float32), np.zeros(b_pad * padded(d), np.float32)
     gradient, other = np.zeros(widest * b_pad, np.float32), np.zeros(widest * b_pad, np.float32)
-    rows_first, bias_sum = np.zeros(widest * b_pad, np.float32), np.zeros(widest, np.float32)
+    rows_first = np.zeros(widest * b_pad, np.float32)
     top, norm = np.zeros(b_pad, np.float32), np.zeros(b_pad, np.float32)
 
+    count = 0
     for k in range(layers):
         n_in, n_out, ld = sizes[k], sizes[k + 1], padded(sizes[k + 1])
+        outputs[o_at[k] + n_in * b_pad : o_at[k] + (n_in + 1) * b_pad] = 1
         bound = np.float32(1 / math.sqrt(n_in))
         draw = philox.uniform(n_in * n_out, bound, seed, task, repeat, philox.INIT, 2 * k)
         for i in range(n_in):
             weights[w_at[k] + i * ld : w_at[k] + i * ld + n_out] = draw[i * n_out : (i + 1) * n_out]
         draw = philox.uniform(n_out, bound, seed, task, repeat, philox.INIT, 2 * k + 1)
-        biases[b_at[k] : b_at[k] + n_out] = draw
+        weights[w_at[k] + n_in * ld : w_at[k] + n_in * ld + n_out] = draw
+        count += (n_in + 1) * n_out
 
     loss_curve = np.zeros(epochs)
     crops = np.zeros((1, 3), np.int64)
@@ -213,12 +204,11 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
             _load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, b_pad)
-            transpose(image, 0, padded(d), outputs, 0, b_pad, b_pad, padded(d))
-            _forward(sizes, slopes, weights, w_at, biases, b_at, outputs, o_at, b_pad)
+            _transpose_images(image, outputs, d, b_pad)
+            _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad)
             total += _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradient, top, norm)
-            _backward_and_step(sizes, slopes, weights, v_weights, w_at, biases, v_biases, b_at, outputs, o_at,
-                               len(chosen), b_pad, gradient, other, rows_first, bias_sum, lr[epoch], momentum,
-                               decay)  # fmt: skip
+            _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, len(chosen), b_pad, gradient,
+                               other, rows_first, lr[epoch], momentum, decay)  # fmt: skip
         loss_curve[epoch] = total / n
 
     record = np.full(4, np.nan)
@@ -229,29 +219,18 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
             _load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, b_pad)
-            transpose(image, 0, padded(d), outputs, 0, b_pad, b_pad, padded(d))
-            _forward(sizes, slopes, weights, w_at, biases, b_at, outputs, o_at, b_pad)
+            _transpose_images(image, outputs, d, b_pad)
+            _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad)
             total += _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradient, top, norm)
             hits += _right(outputs, o_at[layers], labels, chosen, classes, b_pad)
         if len(rows) > 0:
             record[2 * split], record[2 * split + 1] = total / len(rows), hits / len(rows)
 
-    parameters = np.empty(b_at[-1] + _count(sizes), np.float32)
+    parameters = np.empty(count, np.float32)
     at = 0
     for k in range(layers):
-        n_in, n_out, ld = sizes[k], sizes[k + 1], padded(sizes[k + 1])
-        for i in range(n_in):
+        n_out, ld = sizes[k + 1], padded(sizes[k + 1])
+        for i in range(sizes[k] + 1):
             parameters[at : at + n_out] = weights[w_at[k] + i * ld : w_at[k] + i * ld + n_out]
             at += n_out
-        parameters[at : at + n_out] = biases[b_at[k] : b_at[k] + n_out]
-        at += n_out
     return parameters, loss_curve, record
-
-
-@jit
-def _count(sizes):
-    """How many weights, biases not counted, the layers have."""
-    total = 0
-    for k in range(len(sizes) - 1):
-        total += sizes[k] * sizes[k + 1]
-    return total

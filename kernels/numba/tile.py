@@ -135,7 +135,7 @@ def multiply_add_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, l
 
 
 def _finish(builder, acc, out, first, last, epilogue):
-    """Store acc, added to what is there unless this is the first part of the sum; epilogue(i, j, v) on the last part."""
+    """C = A B over parts of k, then activation(C) on the last part; indices as multiply_add_tile."""
     zero = ir.Constant(_VEC, [0.0] * LANES)
     first, last = (builder.icmp_signed("!=", flag, _I64(0)) for flag in (first, last))
     for i, row in enumerate(acc):
@@ -151,29 +151,24 @@ def _sloped(builder, sign_of, value, slope):
 
 
 @intrinsic
-def forward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, bias, at_bias, slope):
-    """C = A B over parts of k, then activation(C + bias[at_bias + i]); indices as multiply_add_tile."""
-    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, bias, at_bias, slope)
+def forward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope):
+    """C = A B over parts of k, then activation(C) with the last part; indices as multiply_add_tile."""
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope)
 
     def codegen(context, builder, signature, args):
-        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, bias, at_bias, slope = _integers(
+        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope = _integers(
             context, builder, signature, args
         )
-        at_a, at_b, at_c, at_bias = (
+        at_a, at_b, at_c = (
             _pointer(context, builder, signature.args[p], array, offset)
-            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co), (15, bias, at_bias))
+            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co))
         )
         slope = _splat(builder, slope)
 
         def emit(mr, nv):
             acc = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
-            shifts = [_splat(builder, builder.load(builder.gep(at_bias, [_I64(i)]))) for i in range(mr)]
-
-            def activate(i, j, total):
-                z = builder.fadd(total, shifts[i])
-                return _sloped(builder, z, z, slope)
-
-            _finish(builder, acc, _addresses(builder, at_c, ldc, mr, nv), first, last, activate)
+            out = _addresses(builder, at_c, ldc, mr, nv)
+            _finish(builder, acc, out, first, last, lambda i, j, z: _sloped(builder, z, z, slope))
 
         _each_size(builder, rows, wide, emit)
         return context.get_dummy_value()
@@ -183,7 +178,7 @@ def forward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k
 
 @intrinsic
 def backward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope):
-    """C = A B over parts of k, then times the activation's slope: 1 where post[po + i ldc + j] > 0, `slope` elsewhere."""
+    """C = A B over parts of k, then times the activation's slope: 1 where post[po + i ldc + j] > 0, else `slope`."""
     signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope)
 
     def codegen(context, builder, signature, args):
