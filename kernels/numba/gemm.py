@@ -16,7 +16,9 @@ def padded(n):
 
 
 @jit
-def _tile_rows(left):
+def _tile_rows(left, n):
+    if n == LANES and left >= 2 * ROWS:
+        return 2 * ROWS
     if left >= ROWS:
         return ROWS
     return 4 if left >= 4 else 2 if left >= 2 else 1
@@ -29,7 +31,7 @@ def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
         kc = min(_K, k - k0)
         i = 0
         while i < m:
-            rows = _tile_rows(m - i)
+            rows = _tile_rows(m - i, n)
             for j in range(0, n, 2 * LANES):
                 wide = 1 if j + LANES < n else 0
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
@@ -44,7 +46,7 @@ def multiply_forward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
         kc = min(_K, k - k0)
         i = 0
         while i < m:
-            rows = _tile_rows(m - i)
+            rows = _tile_rows(m - i, n)
             for j in range(0, n, 2 * LANES):
                 wide = 1 if j + LANES < n else 0
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
@@ -60,7 +62,7 @@ def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, 
         kc = min(_K, k - k0)
         i = 0
         while i < m:
-            rows = _tile_rows(m - i)
+            rows = _tile_rows(m - i, n)
             for j in range(0, n, 2 * LANES):
                 wide = 1 if j + LANES < n else 0
                 at_a, at_b, at = ao + i * rs + k0 * cs, bo + k0 * ldb + j, i * ldc + j
@@ -74,7 +76,7 @@ def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum
     """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply_add."""
     i = 0
     while i < m:
-        rows = _tile_rows(m - i)
+        rows = _tile_rows(m - i, n)
         for j in range(0, n, 2 * LANES):
             wide = 1 if j + LANES < n else 0
             at_a, at_w = ao + i * rs, co + i * ldc + j

@@ -4,6 +4,8 @@ A tile holds MR x (NV * LANES) sums in registers and adds one fused multiply-add
 result therefore does not depend on the tile's size or on how the caller blocks the loops around it.
 """
 
+from itertools import product
+
 import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
@@ -88,13 +90,12 @@ def _each_size(builder, rows, wide, emit):
     done = builder.append_basic_block("tile_done")
     fallback = builder.append_basic_block("no_such_tile")
     choose = builder.switch(builder.add(builder.mul(rows, _I64(2)), wide), fallback)
-    for mr in TILE_ROWS:
-        for nv in (1, 2):
-            block = builder.append_basic_block(f"tile_{mr}x{nv}")
-            choose.add_case(_I64(2 * mr + nv - 1), block)
-            builder.position_at_end(block)
-            emit(mr, nv)
-            builder.branch(done)
+    for mr, nv in [(2 * ROWS, 1), *product(TILE_ROWS, (1, 2))]:
+        block = builder.append_basic_block(f"tile_{mr}x{nv}")
+        choose.add_case(_I64(2 * mr + nv - 1), block)
+        builder.position_at_end(block)
+        emit(mr, nv)
+        builder.branch(done)
     builder.position_at_end(fallback)
     builder.unreachable()
     builder.position_at_end(done)
@@ -109,6 +110,8 @@ def _integers(context, builder, signature, args):
 @intrinsic
 def multiply_add_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k):
     """C += A B on a tile of `rows` (one of TILE_ROWS) by LANES (wide = 0) or 2 LANES (wide = 1) numbers.
+
+    A narrow tile may have 2 ROWS rows, so that it too keeps enough sums in flight.
 
     Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j].
     """
@@ -138,10 +141,15 @@ def _finish(builder, acc, out, first, last, epilogue):
     """C = A B over parts of k, then activation(C) on the last part; indices as multiply_add_tile."""
     zero = ir.Constant(_VEC, [0.0] * LANES)
     first, last = (builder.icmp_signed("!=", flag, _I64(0)) for flag in (first, last))
-    for i, row in enumerate(acc):
-        for j, part in enumerate(row):
-            total = builder.fadd(builder.select(first, zero, _load(builder, out[i][j])), part)
-            _store(builder, builder.select(last, epilogue(i, j, total), total), out[i][j])
+    places = [(i, j) for i in range(len(acc)) for j in range(len(acc[0]))]
+    with builder.if_else(builder.and_(first, last)) as (whole, part):
+        with whole:
+            for i, j in places:
+                _store(builder, epilogue(i, j, acc[i][j]), out[i][j])
+        with part:
+            for i, j in places:
+                total = builder.fadd(builder.select(first, zero, _load(builder, out[i][j])), acc[i][j])
+                _store(builder, builder.select(last, epilogue(i, j, total), total), out[i][j])
 
 
 def _sloped(builder, sign_of, value, slope):
