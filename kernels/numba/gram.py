@@ -200,7 +200,11 @@ def dot_kernel(blocks: Iterator[tuple[np.ndarray, np.ndarray]], na: int, nb: int
     jobs = [(i, j) for j in starts for i in range(j if symmetric else 0, na, ROWS)]
     for a, b in blocks:
         others = {j: np.empty(b.shape[1] * COLUMNS, np.float32) for j in starts}
-        each(lambda j, b=b, others=others: _transposed(b[j : j + COLUMNS], others[j], min(COLUMNS, nb - j)), starts)
+
+        def turn(j, b=b, others=others):
+            _transposed(b[j : j + COLUMNS], others[j], min(COLUMNS, nb - j))
+
+        each(turn, starts)
 
         def add(job, a=a, others=others):
             i, j = job
