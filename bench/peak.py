@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from wsfast.kernels.numba.gemm import multiply_add
+from wsfast.kernels.numba.gemm import multiply
 from wsfast.kernels.numba.threads import available, each
 
 N = 2048
@@ -28,7 +28,7 @@ def _rate(call: Callable[[], Any], flop: float) -> float:
 def _tiles(_: int) -> None:
     a, b, c = np.ones(M * K, np.float32), np.ones(K * WIDTH, np.float32), np.zeros(M * WIDTH, np.float32)
     for _ in range(REPEATS):
-        multiply_add(a, 0, K, 1, b, 0, WIDTH, c, 0, WIDTH, M, WIDTH, K)
+        multiply(a, 0, K, 1, b, 0, WIDTH, c, 0, WIDTH, M, WIDTH, K, np.float32(1))
 
 
 @cache

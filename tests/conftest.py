@@ -19,7 +19,7 @@ def as_good_as():
     def check(name, got, oracle, baseline, factor=4.0):
         oracle = np.asarray(oracle, np.float64)
         assert np.shape(got) == oracle.shape == np.shape(baseline), name
-        scale = np.linalg.norm(oracle)
+        scale = np.linalg.norm(oracle) or 1.0
         ours, theirs = (np.linalg.norm(np.asarray(x, np.float64) - oracle) / scale for x in (got, baseline))
         assert ours <= factor * max(theirs, 2.0**-24), f"{name}: error {ours:.2e}, baseline {theirs:.2e}"
 

@@ -1,9 +1,17 @@
 import numpy as np
 import pytest
-from wsfast.kernels.numba.gemm import multiply_add, multiply_sgd, padded, transpose
+from wsfast.kernels.numba.gemm import multiply, multiply_backward, multiply_sgd, padded, transpose
 from wsfast.kernels.numba.tile import LANES
 
-SHAPES = [(1, 1, 1), (3, LANES, 5), (8, 2 * LANES, 256), (9, LANES + 1, 257), (15, 3 * LANES, 700), (2, 1, 0)]
+SHAPES = [
+    (1, 1, 1),
+    (3, LANES, 5),
+    (8, 2 * LANES, 256),
+    (9, LANES + 1, 257),
+    (15, 3 * LANES, 700),
+    (2, 1, 0),
+    (37, LANES, 40),
+]
 
 
 def operands(m, n, k):
@@ -16,24 +24,32 @@ def operands(m, n, k):
     return a, b, c, ld
 
 
-@pytest.mark.parametrize(("m", "n", "k"), SHAPES)
+def sloped(z, sign_of, slope):
+    return np.where(sign_of > 0, z, z.dtype.type(slope) * z)
+
+
+@pytest.mark.parametrize(("m", "n", "k"), [s for s in SHAPES if s[2]])
 @pytest.mark.parametrize("by_column", [False, True])
-def test_multiply_add(m, n, k, by_column, as_good_as):
+@pytest.mark.parametrize("slope", [0.0, 0.01, 1.0])
+def test_multiply(m, n, k, by_column, slope, as_good_as):
     a, b, c, ld = operands(m, n, k)
-    oracle = c.astype(np.float64) + a.astype(np.float64) @ b
-    baseline = c + a @ b
+    oracle, baseline = a.astype(np.float64) @ b, a @ b
     flat, rs, cs = (np.ascontiguousarray(a.T).ravel(), 1, m) if by_column else (a.ravel(), k, 1)
-    multiply_add(flat, 0, rs, cs, b.ravel(), 0, ld, c.reshape(-1), 0, ld, m, ld, k)
-    as_good_as("multiply_add", c, oracle, baseline)
+    got = np.full_like(c, np.nan)
+    arguments = flat, 0, rs, cs, b.ravel(), 0, ld, got.reshape(-1), 0, ld, m, ld, k
+    multiply(*arguments, np.float32(slope))
+    as_good_as("multiply", got, sloped(oracle, oracle, slope), sloped(baseline, baseline, slope))
+    got[:] = np.nan
+    multiply_backward(*arguments, c.ravel(), 0, np.float32(slope))
+    as_good_as("multiply_backward", got, sloped(oracle, c, slope), sloped(baseline, c, slope))
 
 
 def test_a_row_does_not_depend_on_the_tile_it_falls_into():
     a, b, c, ld = operands(13, 3 * LANES, 300)
-    whole = c.copy()
-    multiply_add(a.ravel(), 0, 300, 1, b.ravel(), 0, ld, whole.reshape(-1), 0, ld, 13, ld, 300)
+    whole, alone, none = np.empty_like(c), np.empty(ld, np.float32), np.float32(1)
+    multiply(a.ravel(), 0, 300, 1, b.ravel(), 0, ld, whole.reshape(-1), 0, ld, 13, ld, 300, none)
     for i in range(13):
-        alone = c[i].copy()
-        multiply_add(a.ravel(), 300 * i, 300, 1, b.ravel(), 0, ld, alone, 0, ld, 1, ld, 300)
+        multiply(a.ravel(), 300 * i, 300, 1, b.ravel(), 0, ld, alone, 0, ld, 1, ld, 300, none)
         np.testing.assert_array_equal(alone, whole[i])
 
 

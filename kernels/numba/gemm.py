@@ -4,7 +4,7 @@ Every function takes offsets into its arrays, so that all buffers of one network
 """
 
 from .jit import jit
-from .tile import LANES, ROWS, backward_tile, forward_tile, multiply_add_tile, sgd_tile, transpose_tile
+from .tile import LANES, ROWS, backward_tile, product_tile, sgd_tile, transpose_tile
 
 _K = 128  # products summed in one go: short sums added up err less than one long one, and their B stays in the cache
 
@@ -25,8 +25,11 @@ def _tile_rows(left, n):
 
 
 @jit
-def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
-    """C[m, n] += A[m, k] B[k, n], n a multiple of LANES: a[ao + i rs + k cs], b[bo + k ldb + j], c[co + i ldc + j]."""
+def multiply(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
+    """C[m, n] = activation(A[m, k] B[k, n]), k at least 1, n a multiple of LANES; slope 1 is no activation.
+
+    Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j].
+    """
     for k0 in range(0, k, _K):
         kc = min(_K, k - k0)
         i = 0
@@ -35,22 +38,7 @@ def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
             for j in range(0, n, 2 * LANES):
                 wide = 1 if j + LANES < n else 0
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
-                multiply_add_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc)
-            i += rows
-
-
-@jit
-def multiply_forward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
-    """C[m, n] = activation(A[m, k] B[k, n]); indices as multiply_add."""
-    for k0 in range(0, k, _K):
-        kc = min(_K, k - k0)
-        i = 0
-        while i < m:
-            rows = _tile_rows(m - i, n)
-            for j in range(0, n, 2 * LANES):
-                wide = 1 if j + LANES < n else 0
-                at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
-                forward_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, 1 if k0 == 0 else 0,
+                product_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, 1 if k0 == 0 else 0,
                              1 if k0 + kc == k else 0, slope)  # fmt: skip
             i += rows
 
@@ -73,7 +61,7 @@ def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, 
 
 @jit
 def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum, decay):
-    """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply_add."""
+    """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply."""
     i = 0
     while i < m:
         rows = _tile_rows(m - i, n)

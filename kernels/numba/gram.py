@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from .gemm import multiply_add, padded
+from .gemm import multiply, padded
 from .jit import jit
 from .threads import each
 
 TILE = 64  # a tile of G is TILE x TILE for all networks: 16 KB each
+NONE = np.float32(1)  # no activation
 COLUMNS, ROWS = 256, 64  # of K in one call: so many networks' transposed block stays in the cache
 FLUSH = 256  # products summed in float32 before they are added up in float64
 
@@ -49,12 +50,12 @@ def _multiply(x, w, d, n, out, row_normalize):
     """out[d, m] = x[d, n] w[n, m], w's rows brought to unit length first where asked; x has row length n."""
     m = w.shape[1]
     ld = padded(m)
-    b, c = np.zeros(n * ld, np.float32), np.zeros(d * ld, np.float32)
+    b, c = np.zeros(n * ld, np.float32), np.empty(d * ld, np.float32)
     for i in range(n):
         b[i * ld : i * ld + m] = w[i]
     if row_normalize:
         _unit_rows(b, n, m, ld)
-    multiply_add(x, 0, n, 1, b, 0, ld, c, 0, ld, d, ld, n)
+    multiply(x, 0, n, 1, b, 0, ld, c, 0, ld, d, ld, n, NONE)
     for i in range(d):
         out[i * m : (i + 1) * m] = c[i * ld : i * ld + m]
 
@@ -94,8 +95,7 @@ def _gram_tiles(x, i0, j0, rows, columns, weight, out):
         for j in range(columns):
             for k in range(r):
                 b[k * ld + j] = x[net, j0 + j, k]
-        c[:] = 0
-        multiply_add(x.reshape(-1), (net * d + i0) * r, r, 1, b, 0, ld, c, 0, ld, rows, ld, r)
+        multiply(x.reshape(-1), (net * d + i0) * r, r, 1, b, 0, ld, c, 0, ld, rows, ld, r, NONE)
         for i in range(rows):
             for j in range(columns):
                 out[net, i * columns + j] = weight * c[i * ld + j]
@@ -137,8 +137,7 @@ def _pair(x, y):
     for i in range(d):
         b[i * ld : i * ld + s] = y[i]
     for k in range(0, d, FLUSH):
-        c[:] = 0
-        multiply_add(x.reshape(-1), k * r, 1, r, b, k * ld, ld, c, 0, ld, r, ld, min(FLUSH, d - k))
+        multiply(x.reshape(-1), k * r, 1, r, b, k * ld, ld, c, 0, ld, r, ld, min(FLUSH, d - k), NONE)
         for i in range(r):
             for j in range(ld):
                 total[i, j] += np.float64(c[i * ld + j])
@@ -181,9 +180,8 @@ def _add_dots(a, rows0, rows, other, columns, kernel, column0):
     ld = padded(columns)
     flat, c = a.reshape(-1), np.empty(rows * ld, np.float32)
     for k in range(0, width, FLUSH):
-        c[:] = 0
         at, count = rows0 * width + k, min(FLUSH, width - k)
-        multiply_add(flat, at, width, 1, other, k * COLUMNS, COLUMNS, c, 0, ld, rows, ld, count)
+        multiply(flat, at, width, 1, other, k * COLUMNS, COLUMNS, c, 0, ld, rows, ld, count, NONE)
         for i in range(rows):
             target, part = kernel[rows0 + i, column0 : column0 + columns], c[i * ld : i * ld + columns]
             for j in range(columns):

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from . import philox
-from .gemm import multiply_backward, multiply_forward, multiply_sgd, padded, transpose
+from .gemm import multiply, multiply_backward, multiply_sgd, padded, transpose
 from .jit import jit
 
 
@@ -60,7 +60,7 @@ def _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad):
     """outputs[k + 1] = activation(W_k^T outputs[k]), each [n_k + 1, b_pad] with a last row of ones."""
     for k in range(len(sizes) - 1):
         n_in, n_out = sizes[k], sizes[k + 1]
-        multiply_forward(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, o_at[k + 1], b_pad,
+        multiply(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, o_at[k + 1], b_pad,
                          n_out, b_pad, n_in + 1, slopes[k])  # fmt: skip
 
 

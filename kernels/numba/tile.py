@@ -107,38 +107,13 @@ def _integers(context, builder, signature, args):
     return [context.cast(builder, v, t, types.int64) if isinstance(t, types.Integer) else v for v, t in pairs]
 
 
-@intrinsic
-def multiply_add_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k):
-    """C += A B on a tile of `rows` (one of TILE_ROWS) by LANES (wide = 0) or 2 LANES (wide = 1) numbers.
-
-    A narrow tile may have 2 ROWS rows, so that it too keeps enough sums in flight.
-
-    Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j].
-    """
-    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k)
-
-    def codegen(context, builder, signature, args):
-        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k = _integers(context, builder, signature, args)
-        at_a, at_b, at_c = (
-            _pointer(context, builder, signature.args[p], array, offset)
-            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co))
-        )
-
-        def emit(mr, nv):
-            out = _addresses(builder, at_c, ldc, mr, nv)
-            acc = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
-            for i in range(mr):
-                for j in range(nv):
-                    _store(builder, builder.fadd(_load(builder, out[i][j]), acc[i][j]), out[i][j])
-
-        _each_size(builder, rows, wide, emit)
-        return context.get_dummy_value()
-
-    return signature, codegen
-
-
 def _finish(builder, acc, out, first, last, epilogue):
-    """C = A B over parts of k, then activation(C) on the last part; indices as multiply_add_tile."""
+    """C = activation(A B) on a tile of `rows` (of TILE_ROWS) by LANES (wide = 0) or 2 LANES (wide = 1) numbers.
+
+    Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j]. The
+    sum over k may come in parts, one a call: `first` overwrites C, `last` applies the activation (slope 1: none). A
+    narrow tile may have 2 ROWS rows, so that it too keeps enough sums in flight.
+    """
     zero = ir.Constant(_VEC, [0.0] * LANES)
     first, last = (builder.icmp_signed("!=", flag, _I64(0)) for flag in (first, last))
     places = [(i, j) for i in range(len(acc)) for j in range(len(acc[0]))]
@@ -159,8 +134,8 @@ def _sloped(builder, sign_of, value, slope):
 
 
 @intrinsic
-def forward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope):
-    """C = A B over parts of k, then activation(C) with the last part; indices as multiply_add_tile."""
+def product_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope):
+    """C = A B over parts of k, then activation(C) with the last part; indices as product_tile."""
     signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope)
 
     def codegen(context, builder, signature, args):
@@ -219,7 +194,7 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
     """The gradient G = A B of a weight tile and its SGD step; the gradient never leaves the registers.
 
     V <- momentum V + (G + decay W);  W <- W - lr V, W and V at co + i ldc + j of two arrays of one layout; the other
-    arguments as multiply_add_tile.
+    arguments as product_tile.
     """
     signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k, lr, momentum, decay)
 
