@@ -2,10 +2,14 @@
 
 import base64
 import io
+import re
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from .chains import TITLES
 
@@ -14,116 +18,128 @@ if TYPE_CHECKING:
 
 COLOURS = {"chain": "#0072B2", "chain_unit": "#009E73", "raw": "#D55E00"}  # Okabe and Ito, safe for colour-blind eyes
 MARKS = {"chain": "o", "chain_unit": "s", "raw": "^"}
+WIDTHS = {"chain": 3.6, "chain_unit": 1.8, "raw": 1.2}  # equal curves lie on top of each other: the lower one is wider
 PIXELS = 900  # of the heat map
 EMBEDDED = 600  # networks in the embedding
+RULE = {"color": "#555", "lw": 1, "zorder": 0}
 
 
-def _axes(width: float, height: float, columns: int = 1, **options: Any) -> tuple[Figure, list[Any]]:
+def _axes(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, np.ndarray]:
     figure = Figure(figsize=(width, height), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, columns, **options)).tolist()
-    for ax in axes:
+    axes = figure.subplots(rows, columns, squeeze=False, **options)
+    for ax in axes.flat:
         ax.spines[["top", "right"]].set_visible(False)
     return figure, axes
 
 
-def svg(figure: Figure) -> str:
+def _svg(figure: Figure, name: str, says: str) -> str:
     out = io.StringIO()
     figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
-    text = out.getvalue()
-    return text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", out.getvalue(), flags=re.DOTALL)
+    # matplotlib's ids are partly random and repeat from figure to figure; a page wants them unique, a rerun the same
+    ids = {v: f"{name}-{i}" for i, v in enumerate(dict.fromkeys(re.findall(r' id="([^"]+)"', text)))}
+    text = re.sub(r'( id="|href="#|url\(#)([^")]+)', lambda m: m[1] + ids[m[2]], text)
+    return text[text.index("<svg") :].replace("<svg", f'<svg role="img" aria-label="{escape(says)}"', 1)
 
 
-def png(figure: Figure) -> str:
+def _png(figure: Figure, says: str) -> str:
     out = io.BytesIO()
-    figure.savefig(out, format="png", dpi=110)
-    return f'<img alt="" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
+    figure.savefig(out, format="png", dpi=130)
+    return f'<img alt="{escape(says)}" src="data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}">'
 
 
 def accuracy(result: "StudyResult") -> str:
-    """Accuracy of every chain and feature with its exact interval, one panel a protocol."""
-    cells = result.numbers["cells"]
+    """Accuracy of every chain and feature with its exact interval: a column a protocol, the top enlarged above."""
+    cells, alpha = result.numbers["cells"], result.numbers["alpha"]
     panels = list(dict.fromkeys((c["protocol"], c["classifier"]) for c in cells))
-    figure, axes = _axes(10, 3.6, len(panels), sharey=True)
-    for ax, (protocol, classifier) in zip(axes, panels, strict=True):
+    figure, axes = _axes(10, 5.6, 2, len(panels), sharey="row", sharex="col", height_ratios=[1, 1.4])
+    for column, (protocol, classifier) in zip(axes.T, panels, strict=True):
         own = [c for c in cells if (c["protocol"], c["classifier"]) == (protocol, classifier)]
-        for k, features in enumerate(TITLES):
-            family = [c for c in own if c["features"] == features]
-            _intervals(
-                ax,
-                [c["chain"] + 0.18 * (k - 1) for c in family],
-                family,
-                COLOURS[features],
-                MARKS[features],
-                TITLES[features],
-            )
-        ax.axhline(100 * (1 - result.numbers["alpha"]), color="#555", lw=1, ls="--")
-        ax.axhline(100 * own[0]["chance"], color="#555", lw=1, ls=":")
-        ax.set(title=f"{protocol} ({classifier})", xlabel="chain", ylim=(-3, 103))
-        ax.set_xticks(sorted({c["chain"] for c in own}))
-    axes[0].set_ylabel("accuracy, %")
-    axes[0].legend(loc="center left", frameon=False, fontsize=9)
-    return svg(figure)
+        for ax in column:
+            for k, features in enumerate(TITLES):
+                family = [c for c in own if c["features"] == features]
+                x = [c["chain"] + 0.18 * (k - 1) for c in family]
+                _intervals(ax, x, family, COLOURS[features], MARKS[features], TITLES[features])
+            ax.axhline(100 * (1 - alpha), ls="--", label="1 − α", **RULE)
+            ax.axhline(100 * own[0]["chance"], ls=":", label="chance", **RULE)
+        column[0].set_title(f"{protocol} ({classifier})")
+        column[1].set_xlabel("chain")
+        column[1].set_xticks(sorted({c["chain"] for c in own}))
+        column[1].margins(x=0.15)
+    span = 300 * min(alpha, 1 / 3)
+    axes[0, 0].set(ylim=(100 - span, 100 + span / 20), ylabel="accuracy, %\n(top enlarged)")
+    axes[1, 0].set(ylim=(-3, 103), ylabel="accuracy, %")
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    return _svg(figure, "accuracy", "Accuracy of every chain and feature with exact 95 % intervals")
 
 
 def _intervals(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str, mark: str, label: str) -> None:
     y = np.array([100 * c["accuracy"] for c in cells])
     low, high = np.array([c["ci95"] for c in cells]).T * 100
-    ax.errorbar(x, y, yerr=[y - low, high - y], color=colour, marker=mark, ms=6, ls="none", capsize=3, label=label)
+    reach = np.maximum(0, [y - low, high - y])  # an interval that ends in its own estimate may miss it by a rounding
+    ax.errorbar(x, y, yerr=reach, color=colour, marker=mark, ms=6, ls="none", capsize=3, label=label)
 
 
 def controls(result: "StudyResult") -> str:
     """The controls' accuracies, each with its chance line."""
     names = list(dict.fromkeys(c["control"] for c in result.numbers["controls"]))
-    figure, axes = _axes(7, 2.8, len(names))
-    for ax, name in zip(axes, names, strict=True):
+    figure, axes = _axes(7.5, 2.8, 1, len(names))
+    for ax, name in zip(axes[0], names, strict=True):
         own = [c for c in result.numbers["controls"] if c["control"] == name]
-        _intervals(ax, [c["chain"] for c in own], own, "#CC79A7", "D", name)
+        _intervals(ax, [c["chain"] for c in own], own, "#AA4499", "D", name)
         chance = 100 * own[0]["chance"]
-        ax.axhline(chance, color="#555", lw=1, ls=":")
+        ax.axhline(chance, ls=":", **RULE)
         top = max(100 * c["ci95"][1] for c in own)
-        ax.set(title=f"{name} (chance {chance:.1f} %)", xlabel="chain", ylim=(0, max(2 * chance, 1.2 * top)))
+        ax.set(title=f"{name} (chance {chance:.1f} %)", xlabel="chain", ylim=(0, min(103, max(2 * chance, 1.2 * top))))
         ax.set_xticks([c["chain"] for c in own])
-    axes[0].set_ylabel("accuracy, %")
-    return svg(figure)
+        ax.margins(x=0.15)
+    axes[0, 0].set_ylabel("accuracy, %")
+    return _svg(figure, "controls", "Accuracy of the controls with exact 95 % intervals")
 
 
 def heat_map(result: "StudyResult") -> str:
     """Cosine similarity of all networks, ordered by task, averaged over blocks where there are many."""
     order = np.argsort(result.labels, kind="stable")
     k = result.kernel[np.ix_(order, order)]
-    off_diagonal = k[~np.eye(len(k), dtype=bool)]
-    low, high = np.percentile(off_diagonal, [1, 99.5])
+    low, high = np.percentile(k[~np.eye(len(k), dtype=bool)], [1, 99.5])
     block = -(-len(k) // PIXELS)
     if block > 1:
         starts = np.arange(0, len(k), block)
         counts = np.diff([*starts, len(k)])
         k = np.add.reduceat(np.add.reduceat(k, starts, axis=0), starts, axis=1) / np.outer(counts, counts)
-    figure, (ax,) = _axes(7, 6)
-    image = ax.imshow(
-        k, cmap="magma", vmin=low, vmax=high, extent=(0, len(order), len(order), 0), interpolation="nearest"
-    )
-    figure.colorbar(image, ax=ax, label="cosine of chain Grams", shrink=0.8)
+    figure, axes = _axes(7.5, 6.4)
+    ax = axes[0, 0]
+    extent = (0, len(order), len(order), 0)
+    image = ax.imshow(k, cmap="magma", vmin=low, vmax=high, extent=extent, interpolation="nearest")
+    figure.colorbar(image, ax=ax, label="cosine of chain Grams", shrink=0.8, extend="both")
+    edges = np.flatnonzero(np.diff(result.labels[order])) + 1
+    for axis in (ax.xaxis, ax.yaxis):
+        axis.set_ticks(edges, minor=True)
+        axis.set_major_locator(MaxNLocator(integer=True))
+    ax.tick_params(which="minor", length=2)
+    if len(edges) < 100:  # more lines than that would cover what they mark
+        ax.hlines(edges, 0, len(order), color="white", lw=0.3, alpha=0.5)
+        ax.vlines(edges, 0, len(order), color="white", lw=0.3, alpha=0.5)
     ax.set(xlabel="network, ordered by task", ylabel="network, ordered by task")
-    return png(figure)
+    return _png(figure, "Heat map of the cosine similarity of all pairs of networks, ordered by task")
 
 
 def cmc(result: "StudyResult") -> str:
     """Share of queries with a right answer among the first k, k = 1..20, one panel a chain."""
     chains = sorted({chain for _, chain, _ in result.curves})
-    figure, axes = _axes(10, 3.2, len(chains), sharey=True)
-    for ax, chain in zip(axes, chains, strict=True):
+    figure, axes = _axes(10, 3.4, 1, len(chains), sharey=True)
+    for ax, chain in zip(axes[0], chains, strict=True):
         for (features, own, classifier), curve in result.curves.items():
             if own == chain:
-                ranks = np.arange(1, min(20, len(curve)) + 1)
                 style = "--" if classifier == "cosine" else "-"
-                ax.plot(
-                    ranks, 100 * curve[:20], style, color=COLOURS[features], label=f"{TITLES[features]}, {classifier}"
-                )
-        ax.set(title=f"chain {chain}", xlabel="rank k", ylim=(-3, 103))
-        ax.set_xticks([1, 5, 10, 15, 20])
-    axes[0].set_ylabel("queries answered, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
-    return svg(figure)
+                label = f"{TITLES[features]}, {classifier}"
+                look = {"color": COLOURS[features], "lw": WIDTHS[features], "label": label}
+                ax.plot(np.arange(1, len(curve[:20]) + 1), 100 * curve[:20], style, **look)
+        ax.set(title=f"chain {chain}", xlabel="rank k", ylim=(-3, 104))
+        ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes[0, 0].set_ylabel("queries answered, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return _svg(figure, "cmc", "Share of queries answered among the first k networks")
 
 
 def embedding(result: "StudyResult") -> str:
@@ -135,29 +151,43 @@ def embedding(result: "StudyResult") -> str:
     rows = np.flatnonzero(np.isin(result.labels, shown))[:EMBEDDED]
     if len(rows) < 10:
         return ""
-    distance = np.sqrt(np.maximum(0, 2 - 2 * result.kernel[np.ix_(rows, rows)]))
+    labels, kernel = result.labels[rows], result.kernel[np.ix_(rows, rows)]
+    distance = np.sqrt(np.maximum(0, 2 - 2 * kernel))
     np.fill_diagonal(distance, 0)
-    perplexity = min(30.0, (len(rows) - 1) / 3)
-    place = TSNE(metric="precomputed", init="random", random_state=0, perplexity=perplexity).fit_transform(distance)
-    figure, (ax,) = _axes(7, 5)
-    ax.scatter(*place.T, c=np.searchsorted(shown, result.labels[rows]), cmap="turbo", s=14, alpha=0.8, linewidths=0)
+    centred = kernel - kernel.mean(0) - kernel.mean(1)[:, None] + kernel.mean()
+    start = 1e-4 * np.sqrt(len(rows)) * np.linalg.eigh(centred)[1][:, :-3:-1]  # the principal axes, as is usual
+    # At this size the exact method is several times faster than Barnes-Hut's tree on clusters this tight.
+    options = {"method": "exact", "max_iter": 400, "perplexity": min(30.0, (len(rows) - 1) / 3), "random_state": 0}
+    place = TSNE(metric="precomputed", init=start.astype(np.float32), **options).fit_transform(distance)
+    figure, axes = _axes(7.5, 5)
+    ax = axes[0, 0]
+    colours = np.linspace(0, 0.95, len(shown))
+    for i, task in enumerate(shown):
+        own = place[labels == task]
+        look = {"marker": "os^Dv"[i % 5], "vmin": 0, "vmax": 1, "cmap": "viridis", "linewidths": 0}
+        ax.scatter(*own.T, c=np.full(len(own), colours[i]), s=20, alpha=0.8, **look)
     for task in shown:
-        ax.annotate(str(task), np.median(place[result.labels[rows] == task], axis=0), fontsize=8, ha="center")
-    ax.set_xticks([])
-    ax.set_yticks([])
+        middle = np.median(place[labels == task], axis=0)
+        outline = [withStroke(linewidth=2.5, foreground="white")]
+        ax.annotate(str(task), middle, fontsize=9, ha="center", va="center", weight="bold", path_effects=outline)
+    ax.set(xticks=[], yticks=[])
+    ax.spines[:].set_visible(False)
     ax.set_title(f"{len(rows)} networks of {len(shown)} tasks (numbers)", fontsize=10)
-    return png(figure)
+    return _png(figure, "t-SNE map of networks, coloured by task")
 
 
 def training(result: "StudyResult") -> str:
     """Training loss over epochs: median and 5-95 % of the networks; "" where none was recorded."""
     if result.loss.size == 0:
         return ""
-    low, middle, high = np.percentile(result.loss, [5, 50, 95], axis=0)
-    epochs = np.arange(1, result.loss.shape[1] + 1)
-    figure, (ax,) = _axes(7, 2.8)
+    loss = np.maximum(result.loss, np.finfo(np.float32).tiny)  # a loss of exactly zero has no place on a log axis
+    low, middle, high = np.percentile(loss, [5, 50, 95], axis=0)
+    epochs = np.arange(1, loss.shape[1] + 1)
+    figure, axes = _axes(7.5, 3)
+    ax = axes[0, 0]
     ax.fill_between(epochs, low, high, color="#0072B2", alpha=0.2, lw=0, label="5-95 % of networks")
     ax.plot(epochs, middle, color="#0072B2", marker="o", ms=3, label="median")
     ax.set(yscale="log", xlabel="epoch", ylabel="training loss")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.legend(frameon=False)
-    return svg(figure)
+    return _svg(figure, "training", "Training loss over epochs, median and 5-95 % of networks")

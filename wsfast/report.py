@@ -1,6 +1,5 @@
 """A study as one self-contained HTML page."""
 
-import json
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +15,13 @@ h1 { font-size: 1.5em } h2 { font-size: 1.15em; margin-top: 2em } p.note { color
 .badge { display: inline-block; padding: 0 .6em; border-radius: .3em; color: #fff; font-weight: 600 }
 .yes { background: #00704f } .no { background: #a84300 }
 .facts { display: flex; flex-wrap: wrap; gap: 1em 2.5em; margin: 1.5em 0 } .facts b { display: block; font-size: 1.4em }
-svg, img { max-width: 100%; height: auto } .wide { overflow-x: auto }
-table { border-collapse: collapse; font-size: .85em }
-th, td { padding: .2em .7em; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #999 }
-td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left }
-pre { background: #f5f5f5; padding: 1em; overflow-x: auto; font-size: .8em }
+svg, img { max-width: 100%; height: auto } .wide { overflow-x: auto } .wide svg { min-width: 640px }
+table { border-collapse: collapse; font-size: .75em }
+th, td { padding: .2em .5em; text-align: right; white-space: nowrap } th { border-bottom: 1px solid #999 }
+td:nth-child(-n+3), th:nth-child(-n+3) { text-align: left } tbody tr:nth-child(even) { background: #f5f5f5 }
+.about { font-size: .85em } .about td:last-child { white-space: normal; overflow-wrap: anywhere }
+@page { size: landscape; margin: 12mm }
+@media print { body { font-size: 11px } table { font-size: 7px } .badge { color: #000; border: 1px solid } }
 """
 COLUMNS = {
     "features": "features",
@@ -28,8 +29,7 @@ COLUMNS = {
     "control": "control",
     "classifier": "classifier",
     "chain": "chain",
-    "errors": "errors",
-    "n": "n",
+    "errors": "errors / n",
     "accuracy": "accuracy %",
     "ci95": "exact 95 %",
     "wilson95": "Wilson 95 %",
@@ -60,29 +60,37 @@ def report_html(result: "StudyResult") -> str:
         f"<div class=wide>{figures.accuracy(result)}</div>",
         "<p class=note>Share of networks whose task is found (classification: new networks of known tasks; retrieval: "
         "nearest network among tasks the classifier never saw), with exact 95 % intervals. Dashed: 1 − α. Dotted: "
-        "chance.</p>",
+        "chance. Above: the same, enlarged; what lies lower is seen below only.</p>",
         "<h2>Controls</h2>",
         f"<div class=wide>{figures.controls(result)}</div>",
         "<p class=note>A/A: one task's networks split at random in two must not be told apart. Untrained: initial "
         "weights carry no task. Both belong on the dotted line.</p>",
         f"<h2>Similarity of all networks, chain {result.kernel_chain}</h2>",
         figures.heat_map(result),
+        "<p class=note>Where a square on the diagonal is bright, networks of one task are alike. Ticks and faint lines: where "
+        "one task ends. Colours reach from the 1st to the 99.5th percentile of all pairs.</p>",
         "<h2>Retrieval</h2>",
         f"<div class=wide>{figures.cmc(result)}</div>",
+        "<p class=note>Share of queries with a network of their own task among the first k. Dashed: plain cosine, "
+        "nothing learned. Equal curves lie on top of each other, the chain's is the widest.</p>",
         f"<h2>Map of networks, chain {result.kernel_chain}</h2>",
         figures.embedding(result) or "<p>Too few networks to draw.</p>",
+        "<p class=note>t-SNE of cosine distances: who is near whom counts, distances between groups do not.</p>",
         "<h2>Training</h2>",
-        figures.training(result) or "<p>No training curves: these networks were not trained here.</p>",
+        figures.training(result) or "<p>No training curves: none were recorded for these networks.</p>",
         "<h2>All numbers</h2>",
         _table(n["cells"]),
         _table(n["controls"]),
         "<h2>How to read this</h2>",
         "<p>α is the size of error the paper tolerates; its rule compares an error count with it and controls no error "
         "rate, so the exact test stands beside it. Tasks that can be told apart do not prove that the solutions of one "
-        "task are equivalent; the A/A control tests that directly. Chain 1 is the Gram of the first layer, which also "
-        "follows the covariance of the task's inputs.</p>",
+        "task are equivalent. Nor does the A/A control: random halves are alike whatever the solutions look like, so "
+        "it shows that the test itself does not leak. Chain 1 is the Gram of the first layer, W<sub>1</sub>"
+        "W<sub>1</sub><sup>T</sup>, which also follows the covariance of the task's inputs: similarity there may come "
+        "from the data rather than from the solution. Intervals and p-values hold for these tasks; other tasks were "
+        "not sampled.</p>",
         "<h2>Provenance</h2>",
-        f"<pre>{escape(json.dumps({k: v for k, v in n.items() if k not in ('cells', 'controls')}, indent=1))}</pre>",
+        _provenance(n),
     ]
     head = f"<meta charset=utf-8><meta name=viewport content='width=device-width'><title>{title}</title>"
     return (
@@ -90,19 +98,34 @@ def report_html(result: "StudyResult") -> str:
     )
 
 
+ASKS = {
+    "classification": "new networks of the tasks the classifier was trained on",
+    "retrieval": "networks of tasks the classifier never saw",
+}
+
+
 def _verdict(n: dict[str, Any]) -> str:
     lines = []
-    for protocol in ("classification", "retrieval"):
+    for protocol, asks in ASKS.items():
         v = n["verdict"][protocol]
         badge = _badge(v["established"], "established", "not established")
-        claim = f"an error below {n['alpha']:g} in every chain at once, p = {v['p']:.2g}"
-        rule = f"the paper's rule says <b>{v['paper_rule']}</b>"
-        lines.append(f"<p>{badge} <b>{protocol}</b>: {claim}; {rule}.</p>")
+        says = "it is established" if v["established"] else "it is not established"
+        share = f"fewer than {100 * n['alpha']:g}\u00a0% of all such networks"
+        aside = ""
+        if v["paper_rule"] == "accept" and not v["established"]:
+            aside = " The errors counted are few enough for that rule, but with so few networks that could be luck."
+        lines.append(
+            f"<p>{badge} <b>{protocol}</b> ({asks}): {says} that {share} are given a wrong task, in every chain at "
+            f"once (p = {_p(v['p'])}). The paper's rule, every chain's error below α, says <b>{v['paper_rule']}</b>."
+            f"{aside}</p>"
+        )
     fine = n["verdict"]["controls_at_chance"]
     said = (
-        "as they must be" if fine else "so something other than training separates the tasks; do not trust the verdict"
+        "no more than guessing where there is nothing to find, as they must be."
+        if fine
+        else "something other than the task separates networks; do not trust the verdict."
     )
-    lines.append(f"<p>{_badge(fine, 'at chance', 'not at chance')} <b>controls</b>: {said}.</p>")
+    lines.append(f"<p>{_badge(fine, 'at chance', 'not at chance')} <b>controls</b>: {said}</p>")
     return "".join(lines)
 
 
@@ -127,19 +150,41 @@ def _facts(n: dict[str, Any]) -> str:
 def _table(rows: list[dict[str, Any]]) -> str:
     columns = [c for c in COLUMNS if any(c in row for row in rows)]
     head = "".join(f"<th>{COLUMNS[c]}</th>" for c in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_value(c, row.get(c))}</td>" for c in columns) + "</tr>" for row in rows)
-    return f"<div class=wide><table><tr>{head}</tr>{body}</table></div><br>"
+    body = "".join("<tr>" + "".join(f"<td>{_value(c, row)}</td>" for c in columns) + "</tr>" for row in rows)
+    return f"<div class=wide><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div><br>"
 
 
-def _value(column: str, value: Any) -> str:
+def _value(column: str, row: dict[str, Any]) -> str:
+    value = row.get(column)
     if value is None:
         return ""
+    if column == "errors":
+        return f"{value} / {row['n']}"
     if column in PERCENT:
         return f"{100 * value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
         return f"{100 * value[0]:.1f} – {100 * value[1]:.1f}"
-    if isinstance(value, float):
-        return f"{value:.2g}"
-    return escape(TITLES.get(value, str(value)))
+    return _p(value) if isinstance(value, float) else escape(TITLES.get(value, str(value)))
+
+
+def _p(value: float) -> str:
+    return f"{value:.2g}" if value >= 1e-300 else "&lt; 1e-300"
+
+
+def _provenance(n: dict[str, Any]) -> str:
+    """What ran, in a sentence, and every entry of the numbers that is not a result."""
+    recipe = "recipe: " + _flat(n["recipe"]) if n.get("recipe") else "no training recipe is recorded for them"
+    said = f"<p>Classifier: {escape(n['classifier'])}. Networks: {escape(n['network'])}; {escape(recipe)}.</p>"
+    rest = {k: v for k, v in n.items() if k not in ("cells", "controls", "verdict")}
+    rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(_flat(v))}</td></tr>" for k, v in rest.items())
+    return f"{said}<table class=about><tbody>{rows}</tbody></table>"
+
+
+def _flat(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_flat(v)}" for k, v in value.items())
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_flat, value)) or "none"
+    return f"{value:.6g}" if isinstance(value, float) else "none" if value is None else str(value)
