@@ -67,8 +67,8 @@ def report_html(result: "StudyResult") -> str:
         "weights carry no task. Both belong on the dotted line.</p>",
         f"<h2>Similarity of all networks, chain {result.kernel_chain}</h2>",
         figures.heat_map(result),
-        "<p class=note>Where a square on the diagonal is bright, networks of one task are alike. Ticks and faint lines: where "
-        "one task ends. Colours reach from the 1st to the 99.5th percentile of all pairs.</p>",
+        "<p class=note>Where a square on the diagonal is bright, networks of one task are alike. Ticks and faint "
+        "lines: where one task ends. Colours reach from the 1st to the 99.5th percentile of all pairs.</p>",
         "<h2>Retrieval</h2>",
         f"<div class=wide>{figures.cmc(result)}</div>",
         "<p class=note>Share of queries with a network of their own task among the first k. Dashed: plain cosine, "
