@@ -92,8 +92,10 @@ def test_diverged_networks_are_counted_and_left_out(zoo, result):
     broken = zoo[:]
     for i in (3, 4):
         broken.parameters["fc2.weight"][i] = np.nan
+        broken.records["train_accuracy"][i] = 0.1
     n = wsfast.study(broken, permutations=0, progress=False).to_dict()
     assert (n["networks"], n["diverged"]) == (40, 2)
+    assert n["train_accuracy"]["min"] > 0.9
     used = sum(c["n"] for c in n["cells"][:1])
     assert used < result.to_dict()["cells"][0]["n"]
     assert "2 diverged and left out" in wsfast.study(broken, permutations=0, progress=False).table()
@@ -117,6 +119,7 @@ def test_imported_networks_can_be_studied(zoo):
     n = wsfast.study(imported, permutations=0, progress=False).to_dict()
     assert n["data"] == "imported"
     assert n["train_accuracy"] is None
+    assert n["seed"] is None
     json.dumps(n, allow_nan=False)
 
 

@@ -149,8 +149,8 @@ def _unit(x: np.ndarray) -> np.ndarray:
 def split_one_task(kernel: np.ndarray, labels: np.ndarray, seed: int = 0) -> Outcome:
     """The A/A control: each task's networks, split at random into two pseudo-tasks, must not be told apart.
 
-    A direct test of the hypothesis that a task's solutions are equivalent; chance is one half. Errors are summed over
-    the tasks.
+    The halves are random, so this finds leaks of the split and of the classifier, not modes within a task. Chance is
+    one half; errors are summed over the tasks.
     """
     rng = np.random.default_rng([_AA, seed])
     errors = n = 0

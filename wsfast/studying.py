@@ -198,7 +198,8 @@ def _about(
     info = zoo.info
     generate_s = info.get("generate_s", 0.0)
     accuracy = zoo.records.get("train_accuracy", np.empty(0))
-    accuracy = accuracy[np.isfinite(accuracy)]
+    if len(accuracy):
+        accuracy = accuracy[~zoo.diverged]
     made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
     return {
         "schema": SCHEMA,
@@ -210,7 +211,7 @@ def _about(
         "diverged": diverged,
         "tasks": len(np.unique(zoo.labels)),
         "repeats": int(zoo.repeats.max()) + 1,
-        "seed": info.get("seed", seed),
+        "seed": info.get("seed"),
         "split_seed": seed,
         "alpha": alpha,
         "level": LEVEL,
