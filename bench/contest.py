@@ -9,6 +9,7 @@ import numpy as np
 
 OURS = "wsfast"
 ROUNDS = 7
+PAUSE = 0.3  # seconds; OpenMP's idle threads spin for up to 0.2 s and would run on in the next contender's time
 
 
 @dataclass
@@ -44,6 +45,7 @@ class Contest:
 
     def round(self) -> None:
         for c in self.contenders:
+            time.sleep(PAUSE)
             start = time.perf_counter()
             c.call()
             c.seconds.append((time.perf_counter() - start) / c.units)

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from wsfast.kernels.numba.gemm import multiply, multiply_backward, multiply_sgd, padded, transpose
+from wsfast.kernels.numba.gemm import gather, multiply, multiply_backward, multiply_sgd, padded, transpose
 from wsfast.kernels.numba.tile import LANES
 
 SHAPES = [
@@ -77,3 +77,15 @@ def test_transpose():
     target = np.full((n, m), np.nan, np.float32)
     transpose(source.ravel(), 0, n, target.reshape(-1), 0, m, m, n)
     np.testing.assert_array_equal(target, source.T)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.float32])
+@pytest.mark.parametrize("d", [LANES, LANES + 1, 3 * LANES - 1])
+def test_gather(d, kind):
+    rng = np.random.default_rng(d)
+    source, rows = rng.integers(0, 256, (9, d)).astype(kind), rng.integers(0, 9, 2 * LANES)
+    scale, shift = (rng.standard_normal(padded(d)).astype(np.float32) for _ in range(2))
+    target = np.full((d + 1, len(rows)), np.nan, np.float32)
+    gather(source, d, d, rows, len(rows), scale, shift, target.reshape(-1), len(rows))
+    np.testing.assert_array_equal(target[:d], (source[rows] * scale[:d] + shift[:d]).T)
+    assert np.isnan(target[d]).all()

@@ -19,8 +19,8 @@ STREAMS = [(0, 0, 0), (7, 3, 5), (2**63 + 11, 49, 99)]
 @pytest.mark.parametrize(("counter", "key", "want"), VECTORS)
 def test_published_vectors(counter, key, want):
     assert tuple(philox.philox4x32(counter, key).tolist()) == want
-    words = compiled.philox4x32(*(np.uint32(w) for w in (*counter, *key)))
-    assert tuple(int(w) for w in words) == want
+    words = compiled.philox4x32(*(np.full(2, w, np.uint32) for w in counter), *(np.uint32(w) for w in key))
+    assert tuple(words.tolist()) == 2 * want
 
 
 @pytest.mark.parametrize("n", [1, 3, 4, 5, 1001])

@@ -3,9 +3,12 @@
 Every function takes offsets into its arrays, so that all buffers of one network live in a few allocations.
 """
 
-from .jit import jit
-from .tile import LANES, ROWS, backward_tile, product_tile, sgd_tile, transpose_tile
+import numpy as np
 
+from .jit import jit
+from .tile import LANES, ROWS, backward_tile, gather_tile, product_tile, sgd_tile, transpose_tile
+
+LINE = 16  # numbers in a cache line
 _K = 128  # products summed in one go: short sums added up err less than one long one, and their B stays in the cache
 
 
@@ -16,12 +19,18 @@ def padded(n):
 
 
 @jit
-def _tile_rows(left, n):
-    if n == LANES and left >= 2 * ROWS:
-        return 2 * ROWS
-    if left >= ROWS:
-        return ROWS
-    return 4 if left >= 4 else 2 if left >= 2 else 1
+def zeros(n):
+    """float32 [n] from an address that no vector load straddles two cache lines at."""
+    buffer = np.zeros(n + LINE, np.float32)
+    start = (-buffer.ctypes.data // 4) % LINE
+    return buffer[start : start + n]
+
+
+@jit
+def _tile_rows(left):
+    """The height of the next tile: as few tiles as ROWS allows, of nearly one height."""
+    tiles = (left + ROWS - 1) // ROWS
+    return (left + tiles - 1) // tiles
 
 
 @jit
@@ -32,15 +41,14 @@ def multiply(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
     """
     for k0 in range(0, k, _K):
         kc = min(_K, k - k0)
-        i = 0
-        while i < m:
-            rows = _tile_rows(m - i, n)
-            for j in range(0, n, 2 * LANES):
-                wide = 1 if j + LANES < n else 0
+        first, bend = 1 if k0 == 0 else 0, slope if k0 + kc == k else np.float32(1)
+        for j in range(0, n, 2 * LANES):
+            wide, i = 1 if j + LANES < n else 0, 0
+            while i < m:
+                rows = _tile_rows(m - i)
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
-                product_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, 1 if k0 == 0 else 0,
-                             1 if k0 + kc == k else 0, slope)  # fmt: skip
-            i += rows
+                product_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, first, bend)
+                i += rows
 
 
 @jit
@@ -48,15 +56,15 @@ def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, 
     """C[m, n] = A[m, k] B[k, n] times the slope of the activation whose output is post[po + i ldc + j]."""
     for k0 in range(0, k, _K):
         kc = min(_K, k - k0)
-        i = 0
-        while i < m:
-            rows = _tile_rows(m - i, n)
-            for j in range(0, n, 2 * LANES):
-                wide = 1 if j + LANES < n else 0
+        first, bend = 1 if k0 == 0 else 0, slope if k0 + kc == k else np.float32(1)
+        for j in range(0, n, 2 * LANES):
+            wide, i = 1 if j + LANES < n else 0, 0
+            while i < m:
+                rows = _tile_rows(m - i)
                 at_a, at_b, at = ao + i * rs + k0 * cs, bo + k0 * ldb + j, i * ldc + j
-                backward_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, co + at, ldc, kc, 1 if k0 == 0 else 0,
-                              1 if k0 + kc == k else 0, post, po + at, slope)  # fmt: skip
-            i += rows
+                backward_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, co + at, ldc, kc, first, post, po + at,
+                              bend)  # fmt: skip
+                i += rows
 
 
 @jit
@@ -64,7 +72,7 @@ def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum
     """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply."""
     i = 0
     while i < m:
-        rows = _tile_rows(m - i, n)
+        rows = _tile_rows(m - i)
         for j in range(0, n, 2 * LANES):
             wide = 1 if j + LANES < n else 0
             at_a, at_w = ao + i * rs, co + i * ldc + j
@@ -78,3 +86,12 @@ def transpose(source, so, lds, target, to, ldt, m, n):
     for i in range(0, m, LANES):
         for j in range(0, n, LANES):
             transpose_tile(source, so + i * lds + j, lds, target, to + j * ldt + i, ldt)
+
+
+@jit
+def gather(source, lds, d, rows, n, scale, shift, target, ldt):
+    """target[d, n] = (source[rows, :d] * scale + shift)^T; d at least LANES, n a multiple of LANES."""
+    for i in range(0, n, LANES):
+        for j in range(0, d, LANES):
+            at = min(j, d - LANES)  # the last tile overlaps the one before
+            gather_tile(source, lds, rows, i, at, scale, shift, target, at * ldt + i, ldt)

@@ -11,48 +11,65 @@ import math
 import numpy as np
 
 from . import philox
-from .gemm import multiply, multiply_backward, multiply_sgd, padded, transpose
+from .gemm import gather, multiply, multiply_backward, multiply_sgd, padded, transpose, zeros
 from .jit import jit
+from .tile import LANES
+
+DRAIN = 32  # batches whose softmax denominators are multiplied up before a logarithm is taken of each product
 
 
 @jit
-def _load_batch(x, rows, chosen, scale, shift, shape, crops, pad, image, b_pad):
-    """image[b] = x[rows[chosen[b]]] * scale + shift, cropped and mirrored where pad >= 0; the rest is zero."""
-    d = x.shape[1]
-    d_pad = padded(d)
-    for b in range(len(chosen)):
-        row, at = rows[chosen[b]], b * d_pad
+def _copy_batch(x, rows, n, shape, crops, chosen, pad, image, d_pad):
+    """image[b] = x[rows[b]], cropped and mirrored as crops[chosen[b]] says where pad >= 0."""
+    for b in range(n):
+        row, at = rows[b], b * d_pad
         if pad < 0:
-            for j in range(d):
-                image[at + j] = np.float32(x[row, j]) * scale[j] + shift[j]
-        else:
-            channels, height, width = shape
-            dy, dx, flip = crops[chosen[b]]
-            for c in range(channels):
-                for i in range(height):
-                    for j in range(width):
-                        source_i, source_j = i + dy - pad, (width - 1 - j if flip else j) + dx - pad
-                        inside = 0 <= source_i < height and 0 <= source_j < width
-                        source = (c * height + source_i) * width + source_j
-                        pixel = np.float32(x[row, source]) if inside else np.float32(0)
-                        target = (c * height + i) * width + j
-                        image[at + target] = pixel * scale[target] + shift[target]
-        image[at + d : at + d_pad] = 0
-    image[len(chosen) * d_pad : b_pad * d_pad] = 0
+            for j in range(x.shape[1]):
+                image[at + j] = np.float32(x[row, j])
+            continue
+        channels, height, width = shape
+        dy, dx, flip = crops[chosen[b]]
+        for c in range(channels):
+            for i in range(height):
+                for j in range(width):
+                    source_i, source_j = i + dy - pad, (width - 1 - j if flip else j) + dx - pad
+                    inside = 0 <= source_i < height and 0 <= source_j < width
+                    source = (c * height + source_i) * width + source_j
+                    image[at + (c * height + i) * width + j] = np.float32(x[row, source]) if inside else np.float32(0)
 
 
 @jit
-def _transpose_images(image, outputs, d, b_pad):
-    """The first layer's input [d + 1, b_pad], its last row ones."""
-    transpose(image, 0, padded(d), outputs, 0, b_pad, b_pad, padded(d))
+def _load_batch(x, all_rows, chosen, scale, shift, shape, crops, pad, image, rows, outputs, b_pad):
+    """The first layer's input [d + 1, b_pad] of x[all_rows[chosen]] * scale + shift, its last row ones.
+
+    Columns past the batch repeat its last sample. rows: int64 [b_pad], overwritten; scale, shift: padded to LANES.
+    """
+    n, d, d_pad = len(chosen), x.shape[1], padded(x.shape[1])
+    for b in range(b_pad):
+        rows[b] = all_rows[chosen[min(b, n - 1)]]
+    if pad < 0 and d >= LANES:
+        gather(x, d, d, rows, b_pad, scale, shift, outputs, b_pad)
+    else:
+        _copy_batch(x, rows, n, shape, crops, chosen, pad, image, d_pad)
+        for b in range(b_pad):
+            rows[b] = min(b, n - 1)
+        gather(image, d_pad, max(d, LANES), rows, b_pad, scale, shift, outputs, b_pad)
     outputs[d * b_pad : (d + 1) * b_pad] = 1
 
 
 @jit
-def _deactivate(gradient, post, slope):
+def _pad(numbers):
+    out = zeros(padded(len(numbers)))
+    out[: len(numbers)] = numbers
+    return out
+
+
+@jit
+def _deactivate(gradient, at, post, post_at, n, slope):
     """The gradient before the activation whose output is `post`."""
-    for i in range(len(post)):
-        gradient[i] = gradient[i] if post[i] > 0 else slope * gradient[i]
+    for i in range(n):
+        if not post[post_at + i] > 0:
+            gradient[at + i] *= slope
 
 
 @jit
@@ -95,8 +112,28 @@ def _exponentials(z, top, out, norm):
 
 
 @jit
-def _loss(logits, at, labels, chosen, classes, b_pad, gradient, top, norm):
-    """Summed cross-entropy; writes d(mean loss)/d(logits) [classes, b_pad], zero past the batch; top, norm [b_pad]."""
+def _add_losses(norm, top, own, norms, losses):
+    for b in range(len(norms)):
+        norms[b] *= np.float64(norm[b])
+        losses[b] += np.float64(top[b]) - np.float64(own[b])
+
+
+@jit
+def _drain(norms, losses):
+    """The summed cross-entropy of all batches since the last call: sum of log(norm) + top - own logit."""
+    total = 0.0
+    for b in range(len(norms)):
+        total += math.log(norms[b]) + losses[b]
+    norms[:], losses[:] = 1, 0
+    return total
+
+
+@jit
+def _loss(logits, at, labels, chosen, classes, b_pad, gradient, top, norm, own, norms, losses):
+    """Writes d(mean loss)/d(logits) [classes, b_pad], zero past the batch, and adds the batch to norms and losses.
+
+    top, norm, own: float32 [b_pad], overwritten; norms, losses: float64 [b_pad], see _drain.
+    """
     n = len(chosen)
     top[:], norm[:] = logits[at : at + b_pad], 0
     for c in range(1, classes):
@@ -104,24 +141,17 @@ def _loss(logits, at, labels, chosen, classes, b_pad, gradient, top, norm):
     for c in range(classes):
         z, e = logits[at + c * b_pad : at + (c + 1) * b_pad], gradient[c * b_pad : (c + 1) * b_pad]
         _exponentials(z, top, e, norm)
-    total, product = 0.0, 1.0
-    for b in range(n):  # one logarithm for many samples: 1 <= norm <= classes
-        product *= np.float64(norm[b])
-        if b % 32 == 31 or b == n - 1:
-            total += math.log(product)
-            product = 1.0
-        total += np.float64(top[b]) - np.float64(logits[at + labels[chosen[b]] * b_pad + b])
     share = np.float32(1) / np.float32(n)
-    for b in range(b_pad):
-        norm[b] = share / norm[b] if b < n else np.float32(0)
     for c in range(classes):
         e = gradient[c * b_pad : (c + 1) * b_pad]
         for b in range(len(norm)):
-            e[b] *= norm[b]
+            e[b] *= share / norm[b]
         e[n:] = 0
     for b in range(n):
-        gradient[labels[chosen[b]] * b_pad + b] -= share
-    return total
+        label = labels[chosen[b]] * b_pad
+        own[b] = logits[at + label + b]
+        gradient[label + b] -= share
+    _add_losses(norm, top, own, norms[:n], losses[:n])
 
 
 @jit
@@ -138,22 +168,23 @@ def _right(logits, at, labels, chosen, classes, b_pad):
 
 
 @jit
-def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, gradient, other, rows_first,
-                       lr, momentum, decay):  # fmt: skip
+def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, gradients, rows_first, lr,
+                       momentum, decay):  # fmt: skip
     """Data gradients, then each layer's weight gradient and SGD step in one pass over its weights."""
+    here, there = 0, len(gradients) // 2
     for k in range(len(sizes) - 2, -1, -1):
         n_in, n_out = sizes[k], sizes[k + 1]
         ld = padded(n_out)
         if k == len(sizes) - 2 and slopes[k] != 1:
-            _deactivate(gradient, outputs[o_at[k + 1] : o_at[k + 1] + n_out * b_pad], slopes[k])
-        gradient[n_out * b_pad : ld * b_pad] = 0
-        transpose(gradient, 0, b_pad, rows_first, 0, ld, ld, b_pad)
+            _deactivate(gradients, here, outputs, o_at[k + 1], n_out * b_pad, slopes[k])
+        gradients[here + n_out * b_pad : here + ld * b_pad] = 0
+        transpose(gradients, here, b_pad, rows_first, 0, ld, ld, b_pad)
         if k > 0:  # before the step: the data gradient is taken at the old weights
-            multiply_backward(weights, w_at[k], ld, 1, gradient, 0, b_pad, other, 0, b_pad, n_in, b_pad, n_out,
-                              outputs, o_at[k], slopes[k - 1])  # fmt: skip
+            multiply_backward(weights, w_at[k], ld, 1, gradients, here, b_pad, gradients, there, b_pad, n_in, b_pad,
+                              n_out, outputs, o_at[k], slopes[k - 1])  # fmt: skip
         multiply_sgd(outputs, o_at[k], b_pad, 1, rows_first, 0, ld, weights, velocities, w_at[k], ld, n_in + 1, ld, n,
                      lr, momentum, decay)  # fmt: skip
-        gradient, other = other, gradient
+        here, there = there, here
 
 
 @jit
@@ -176,11 +207,12 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     for k in range(layers + 1):
         o_at[k + 1] = o_at[k] + (padded(sizes[k]) + 1) * b_pad
         widest = max(widest, padded(sizes[k]) if k > 0 else 0)
-    weights, velocities = np.zeros(w_at[-1], np.float32), np.zeros(w_at[-1], np.float32)
-    outputs, image = np.zeros(o_at[-1], np.float32), np.zeros(b_pad * padded(d), np.float32)
-    gradient, other = np.zeros(widest * b_pad, np.float32), np.zeros(widest * b_pad, np.float32)
-    rows_first = np.zeros(widest * b_pad, np.float32)
-    top, norm = np.zeros(b_pad, np.float32), np.zeros(b_pad, np.float32)
+    weights, velocities, outputs = zeros(w_at[-1]), zeros(w_at[-1]), zeros(o_at[-1])
+    top, norm, own, here = zeros(b_pad), zeros(b_pad), zeros(b_pad), np.empty(b_pad, np.int64)
+    norms, losses = np.ones(b_pad), np.zeros(b_pad)
+    image = zeros(b_pad * padded(d) if pad >= 0 or d < LANES else 0)
+    scale, shift = _pad(scale), _pad(shift)
+    gradients, rows_first = zeros(2 * widest * b_pad), zeros(widest * b_pad)
 
     count = 0
     for k in range(layers):
@@ -200,15 +232,17 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         order = philox.batch_order(n, epoch, seed, task, repeat, philox.ORDER)
         if pad >= 0:
             crops = philox.augmentation(n, pad, epoch, seed, task, repeat)
-        total = 0.0
+        total, undrained = 0.0, 0
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
-            _load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, b_pad)
-            _transpose_images(image, outputs, d, b_pad)
+            _load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, here, outputs, b_pad)
             _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad)
-            total += _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradient, top, norm)
-            _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, len(chosen), b_pad, gradient,
-                               other, rows_first, lr[epoch], momentum, decay)  # fmt: skip
+            _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradients, top, norm, own, norms, losses)
+            _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, len(chosen), b_pad, gradients,
+                               rows_first, lr[epoch], momentum, decay)  # fmt: skip
+            undrained += 1
+            if undrained == DRAIN or start + batch_size >= n:
+                total, undrained = total + _drain(norms, losses), 0
         loss_curve[epoch] = total / n
 
     record = np.full(4, np.nan)
@@ -218,10 +252,10 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         total, hits = 0.0, 0
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
-            _load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, b_pad)
-            _transpose_images(image, outputs, d, b_pad)
+            _load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, here, outputs, b_pad)
             _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad)
-            total += _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradient, top, norm)
+            _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradients, top, norm, own, norms, losses)
+            total += _drain(norms, losses)
             hits += _right(outputs, o_at[layers], labels, chosen, classes, b_pad)
         if len(rows) > 0:
             record[2 * split], record[2 * split + 1] = total / len(rows), hits / len(rows)

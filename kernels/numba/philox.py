@@ -12,30 +12,34 @@ _LOW, _32 = np.uint64(0xFFFFFFFF), np.uint64(32)
 
 
 @jit
+def _round(c0, c1, c2, c3, k0, k1):
+    """One of ten rounds on many blocks at once, in place: four counter words uint32 [m] each, two key words."""
+    for i in range(len(c0)):
+        p0, p1 = _M0 * np.uint64(c0[i]), _M1 * np.uint64(c2[i])
+        c0[i], c2[i] = np.uint32(p1 >> _32) ^ c1[i] ^ k0, np.uint32(p0 >> _32) ^ c3[i] ^ k1
+        c1[i], c3[i] = np.uint32(p1 & _LOW), np.uint32(p0 & _LOW)
+
+
+@jit
 def philox4x32(c0, c1, c2, c3, k0, k1):
-    """One block: four uint32 words from four counter words and two key words (all uint32)."""
+    """Blocks of four words from four counter words uint32 [m] each and two key words: uint32 [4 m]."""
     for _ in range(10):
-        p0, p1 = _M0 * np.uint64(c0), _M1 * np.uint64(c2)
-        c0, c1, c2, c3 = (
-            np.uint32(p1 >> _32) ^ c1 ^ k0,
-            np.uint32(p1 & _LOW),
-            np.uint32(p0 >> _32) ^ c3 ^ k1,
-            np.uint32(p0 & _LOW),
-        )
+        _round(c0, c1, c2, c3, k0, k1)
         k0, k1 = np.uint32(k0 + _W0), np.uint32(k1 + _W1)
-    return c0, c1, c2, c3
+    out = np.empty(4 * len(c0), np.uint32)
+    for i in range(len(c0)):
+        out[4 * i], out[4 * i + 1], out[4 * i + 2], out[4 * i + 3] = c0[i], c1[i], c2[i], c3[i]
+    return out
 
 
 @jit
 def words(n, seed, task, repeat, purpose, item):
     """The first n 32-bit words of one stream: uint32 [n]."""
-    out = np.empty((n + 3) // 4 * 4, np.uint32)
-    k0, k1 = np.uint32(np.uint64(seed) & _LOW), np.uint32(np.uint64(seed) >> _32)
-    c1, c2, c3 = np.uint32((purpose << 24) + item), np.uint32(task), np.uint32(repeat)
-    for block in range(len(out) // 4):
-        a, b, c, d = philox4x32(np.uint32(block), c1, c2, c3, k0, k1)
-        out[4 * block], out[4 * block + 1], out[4 * block + 2], out[4 * block + 3] = a, b, c, d
-    return out[:n]
+    key = np.uint32(np.uint64(seed) & _LOW), np.uint32(np.uint64(seed) >> _32)
+    blocks = (n + 3) // 4
+    c0, ones = np.arange(blocks).astype(np.uint32), np.ones(blocks, np.uint32)
+    c1, c2, c3 = ones * np.uint32((purpose << 24) + item), ones * np.uint32(task), ones * np.uint32(repeat)
+    return philox4x32(c0, c1, c2, c3, key[0], key[1])[:n]
 
 
 @jit
@@ -54,19 +58,26 @@ def uniform(n, bound, seed, task, repeat, purpose, item):
 def batch_order(n, epoch, seed, task, repeat, purpose=ORDER):
     """The order in which an epoch visits n samples: int64 [n]."""
     draw = words(n, seed, task, repeat, purpose, epoch)
-    order, moved = np.arange(n), np.empty(n, np.int64)
-    for shift in range(0, 32, 8):  # radix sort, eight bits a pass
-        start = np.zeros(257, np.int64)
-        for i in range(n):
-            start[((draw[i] >> np.uint32(shift)) & np.uint32(255)) + 1] += 1
-        for digit in range(256):
-            start[digit + 1] += start[digit]
-        for i in order:
-            digit = (draw[i] >> np.uint32(shift)) & np.uint32(255)
-            moved[start[digit]] = i
-            start[digit] += 1
-        order, moved = moved, order
-    return order
+    bits = 0
+    while bits < 16 and (1 << bits) < n:
+        bits += 1
+    start = np.zeros((1 << bits) + 1, np.int64)  # a bucket a sample by the leading bits, then insertion
+    for i in range(n):
+        start[(np.int64(draw[i]) >> (32 - bits)) + 1] += 1
+    for b in range(1 << bits):
+        start[b + 1] += start[b]
+    keys = np.empty(n, np.int64)  # the word, then the sample: equal words stay in order
+    for i in range(n):
+        bucket = np.int64(draw[i]) >> (32 - bits)
+        keys[start[bucket]] = np.int64(draw[i]) << 31 | i
+        start[bucket] += 1
+    for i in range(1, n):
+        key, j = keys[i], i
+        while j > 0 and keys[j - 1] > key:
+            keys[j] = keys[j - 1]
+            j -= 1
+        keys[j] = key
+    return keys & 0x7FFFFFFF
 
 
 @jit

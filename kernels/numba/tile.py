@@ -10,12 +10,12 @@ import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
+from numba.core.errors import TypingError
 from numba.extending import intrinsic
 
 _features = llvm.get_host_cpu_features()
 LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx2") else 4
-ROWS = 4 if LANES == 8 else 8  # AVX2 has 16 vector registers, AVX-512 and NEON 32
-TILE_ROWS = tuple(r for r in (8, 4, 2, 1) if r <= ROWS)
+ROWS = 6 if LANES == 8 else 12  # two vectors of sums a row: AVX2 has 16 vector registers, AVX-512 and NEON 32
 
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VEC = ir.VectorType(_F32, LANES)
@@ -90,7 +90,7 @@ def _each_size(builder, rows, wide, emit):
     done = builder.append_basic_block("tile_done")
     fallback = builder.append_basic_block("no_such_tile")
     choose = builder.switch(builder.add(builder.mul(rows, _I64(2)), wide), fallback)
-    for mr, nv in [(2 * ROWS, 1), *product(TILE_ROWS, (1, 2))]:
+    for mr, nv in product(range(1, ROWS + 1), (1, 2)):
         block = builder.append_basic_block(f"tile_{mr}x{nv}")
         choose.add_case(_I64(2 * mr + nv - 1), block)
         builder.position_at_end(block)
@@ -107,24 +107,14 @@ def _integers(context, builder, signature, args):
     return [context.cast(builder, v, t, types.int64) if isinstance(t, types.Integer) else v for v, t in pairs]
 
 
-def _finish(builder, acc, out, first, last, epilogue):
-    """C = activation(A B) on a tile of `rows` (of TILE_ROWS) by LANES (wide = 0) or 2 LANES (wide = 1) numbers.
-
-    Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j]. The
-    sum over k may come in parts, one a call: `first` overwrites C, `last` applies the activation (slope 1: none). A
-    narrow tile may have 2 ROWS rows, so that it too keeps enough sums in flight.
-    """
+def _finish(builder, acc, out, first, epilogue):
+    """Store epilogue(what is there already, or 0 at `first`, + acc)."""
     zero = ir.Constant(_VEC, [0.0] * LANES)
-    first, last = (builder.icmp_signed("!=", flag, _I64(0)) for flag in (first, last))
-    places = [(i, j) for i in range(len(acc)) for j in range(len(acc[0]))]
-    with builder.if_else(builder.and_(first, last)) as (whole, part):
-        with whole:
-            for i, j in places:
-                _store(builder, epilogue(i, j, acc[i][j]), out[i][j])
-        with part:
-            for i, j in places:
-                total = builder.fadd(builder.select(first, zero, _load(builder, out[i][j])), acc[i][j])
-                _store(builder, builder.select(last, epilogue(i, j, total), total), out[i][j])
+    first = builder.icmp_signed("!=", first, _I64(0))
+    for i, row in enumerate(acc):
+        for j, value in enumerate(row):
+            before = builder.select(first, zero, _load(builder, out[i][j]))
+            _store(builder, epilogue(i, j, builder.fadd(before, value)), out[i][j])
 
 
 def _sloped(builder, sign_of, value, slope):
@@ -134,12 +124,16 @@ def _sloped(builder, sign_of, value, slope):
 
 
 @intrinsic
-def product_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope):
-    """C = A B over parts of k, then activation(C) with the last part; indices as product_tile."""
-    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope)
+def product_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, slope):
+    """C = activation(C + A B) on a tile of `rows` by LANES (wide = 0) or 2 LANES (wide = 1) numbers.
+
+    Element (i, k) of A is a[ao + i rs + k cs], (k, j) of B is b[bo + k ldb + j], (i, j) of C is c[co + i ldc + j]. The
+    sum over k may come in parts, one a call: the `first` overwrites C, all but the last have slope 1, no activation.
+    """
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, slope)
 
     def codegen(context, builder, signature, args):
-        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, slope = _integers(
+        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, slope = _integers(
             context, builder, signature, args
         )
         at_a, at_b, at_c = (
@@ -151,7 +145,7 @@ def product_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k
         def emit(mr, nv):
             acc = _sum_over_k(builder, mr, nv, at_a, rs, cs, at_b, ldb, k)
             out = _addresses(builder, at_c, ldc, mr, nv)
-            _finish(builder, acc, out, first, last, lambda i, j, z: _sloped(builder, z, z, slope))
+            _finish(builder, acc, out, first, lambda i, j, z: _sloped(builder, z, z, slope))
 
         _each_size(builder, rows, wide, emit)
         return context.get_dummy_value()
@@ -160,17 +154,17 @@ def product_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k
 
 
 @intrinsic
-def backward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope):
-    """C = A B over parts of k, then times the activation's slope: 1 where post[po + i ldc + j] > 0, else `slope`."""
-    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope)
+def backward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, post, po, slope):
+    """C = (C + A B) times the activation's slope: 1 where post[po + i ldc + j] > 0, else `slope`; as product_tile."""
+    signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, post, po, slope)
 
     def codegen(context, builder, signature, args):
-        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, last, post, po, slope = _integers(
+        rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, k, first, post, po, slope = _integers(
             context, builder, signature, args
         )
         at_a, at_b, at_c, at_post = (
             _pointer(context, builder, signature.args[p], array, offset)
-            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co), (15, post, po))
+            for p, array, offset in ((2, a, ao), (6, b, bo), (9, c, co), (14, post, po))
         )
         slope = _splat(builder, slope)
 
@@ -181,7 +175,7 @@ def backward_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, c, co, ldc, 
             def mask(i, j, total):
                 return _sloped(builder, _load(builder, seen[i][j]), total, slope)
 
-            _finish(builder, acc, _addresses(builder, at_c, ldc, mr, nv), first, last, mask)
+            _finish(builder, acc, _addresses(builder, at_c, ldc, mr, nv), first, mask)
 
         _each_size(builder, rows, wide, emit)
         return context.get_dummy_value()
@@ -223,30 +217,68 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
     return signature, codegen
 
 
+def _store_transposed(builder, rows, pointer, stride):
+    """Store LANES vectors as columns, by log2(LANES) rounds of shuffles."""
+    half = LANES // 2
+    while half:  # swap the off-diagonal half x half blocks of every 2 half x 2 half block
+        for i in range(LANES):
+            if i & half:
+                continue
+            top, bottom = rows[i], rows[i + half]
+            upper = [j if not j & half else LANES + j - half for j in range(LANES)]
+            lower = [j + half if not j & half else LANES + j for j in range(LANES)]
+            mask = ir.VectorType(_I32, LANES)
+            rows[i] = builder.shuffle_vector(top, bottom, ir.Constant(mask, [_I32(j) for j in upper]))
+            rows[i + half] = builder.shuffle_vector(top, bottom, ir.Constant(mask, [_I32(j) for j in lower]))
+        half //= 2
+    for row, out in zip(rows, _addresses(builder, pointer, stride, LANES, 1), strict=True):
+        _store(builder, row, out[0])
+
+
 @intrinsic
 def transpose_tile(typingctx, source, so, lds, target, to, ldt):
-    """target[to + j ldt + i] = source[so + i lds + j] for a LANES x LANES tile, by log2(LANES) rounds of shuffles."""
+    """target[to + j ldt + i] = source[so + i lds + j] for a LANES x LANES tile."""
     signature = types.void(source, so, lds, target, to, ldt)
 
     def codegen(context, builder, signature, args):
         args = _integers(context, builder, signature, args)
         base = _pointer(context, builder, signature.args[0], args[0], args[1])
         rows = [_load(builder, row[0]) for row in _addresses(builder, base, args[2], LANES, 1)]
-        half = LANES // 2
-        while half:  # swap the off-diagonal half x half blocks of every 2 half x 2 half block
-            for i in range(LANES):
-                if i & half:
-                    continue
-                top, bottom = rows[i], rows[i + half]
-                upper = [j if not j & half else LANES + j - half for j in range(LANES)]
-                lower = [j + half if not j & half else LANES + j for j in range(LANES)]
-                mask = ir.VectorType(_I32, LANES)
-                rows[i] = builder.shuffle_vector(top, bottom, ir.Constant(mask, [_I32(j) for j in upper]))
-                rows[i + half] = builder.shuffle_vector(top, bottom, ir.Constant(mask, [_I32(j) for j in lower]))
-            half //= 2
-        base = _pointer(context, builder, signature.args[3], args[3], args[4])
-        for row, out in zip(rows, _addresses(builder, base, args[5], LANES, 1), strict=True):
-            _store(builder, row, out[0])
+        _store_transposed(builder, rows, _pointer(context, builder, signature.args[3], args[3], args[4]), args[5])
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def gather_tile(typingctx, source, lds, rows, ro, so, scale, shift, target, to, ldt):
+    """target[to + j ldt + i] = source[rows[ro + i] lds + so + j] scale[so + j] + shift[so + j], LANES x LANES numbers.
+
+    source: uint8 or float32, C-contiguous; rows int64.
+    """
+    if source.layout != "C" or source.dtype not in (types.uint8, types.float32):
+        raise TypingError(f"wanted C-contiguous uint8 or float32, received {source}")
+    signature = types.void(source, lds, rows, ro, so, scale, shift, target, to, ldt)
+
+    def codegen(context, builder, signature, args):
+        source, lds, rows, ro, so, scale, shift, target, to, ldt = _integers(context, builder, signature, args)
+        base = _pointer(context, builder, signature.args[0], source, so)
+        chosen = _pointer(context, builder, signature.args[2], rows, ro)
+        factor, term = (
+            _load(builder, _pointer(context, builder, signature.args[p], array, so))
+            for p, array in ((5, scale), (6, shift))
+        )
+        vectors = []
+        for i in range(LANES):
+            row = builder.gep(base, [builder.mul(builder.load(builder.gep(chosen, [_I64(i)])), lds)])
+            if signature.args[0].dtype == types.uint8:
+                pixels = builder.load(builder.bitcast(row, ir.VectorType(ir.IntType(8), LANES).as_pointer()))
+                pixels.align = 1
+                pixels = builder.sitofp(builder.zext(pixels, ir.VectorType(_I32, LANES)), _VEC)
+            else:
+                pixels = _load(builder, row)
+            vectors.append(builder.fadd(builder.fmul(pixels, factor), term))
+        _store_transposed(builder, vectors, _pointer(context, builder, signature.args[7], target, to), ldt)
         return context.get_dummy_value()
 
     return signature, codegen
