@@ -56,7 +56,7 @@ def ceiling(peak: dict[str, float]) -> str:
 def write() -> None:
     """Make RESULTS.md from every stored run, the newest first."""
     text = HEAD
-    for file in sorted(RESULTS.glob("*.json"), reverse=True):
+    for file in sorted(RESULTS.glob("[0-9]*.json"), reverse=True):
         run = json.loads(file.read_text())
         packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
         text += f"\n## {run['device']}, {run['time'][:10]}\n\nCommit {run['commit']}; {packages}.\n"
