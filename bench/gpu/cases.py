@@ -1,0 +1,57 @@
+"""What is measured, the most valuable first, and the goals set before anything was measured."""
+
+from dataclasses import dataclass, field
+
+from bench.gpu.problem import Size
+
+ALL = [("bmm", "fp32"), ("bmm", "tf32"), ("padded", "fp32"), ("padded", "tf32"), ("vmap", "fp32"), ("vmap", "tf32")]
+ALL += [("jax", "fp32"), ("jax", "tf32"), ("graph", "fp32"), ("loop", "fp32")]
+SOME = [("bmm", "fp32"), ("bmm", "tf32"), ("vmap", "fp32"), ("jax", "fp32"), ("graph", "fp32"), ("loop", "fp32")]
+BIG = {"strongest": 1.3, "vmap": 3.0, "loop": 100.0}
+SMALL = {"strongest": 5.0}
+
+
+@dataclass(frozen=True)
+class Case:
+    """peers: (family, precision); goals: ratio to the fastest row of a family, "strongest" being all of them.
+
+    checked: networks compared with float64; few: networks the loops train, whose time is proportional to them;
+    seconds: of one timed run; rounds: of all contenders in turn; limit: seconds after which the case is given up.
+    """
+
+    size: Size
+    peers: list[tuple[str, str]] = field(default_factory=lambda: SOME)
+    ours: tuple[str, ...] = ("tf32x3",)
+    goals: dict[str, float] = field(default_factory=lambda: SMALL)
+    checked: int = 9
+    few: int = 2
+    seconds: float = 0.3
+    rounds: int = 5
+    limit: float = 75
+
+
+def _small(width: int, batch: int) -> Case:
+    return Case(Size(64, width, batch, 4096))
+
+
+CONTEST = {
+    "mlp4": Case(Size(3072, 500, 128, 256), ALL, ("tf32x3", "tf32", "bf16"), BIG, 5, seconds=1.0, limit=170),
+    "small-128-128": _small(128, 128),
+    "small-32-32": _small(32, 32),
+    "mlp4-12288": Case(Size(12288, 500, 128, 64), SOME, goals=BIG, checked=2, seconds=0.5, rounds=3, limit=110),
+    "small-64-32": _small(64, 32),
+    "small-64-128": _small(64, 128),
+    "small-32-128": _small(32, 128),
+    "small-128-32": _small(128, 32),
+}
+ORDER = ["ceilings", "mlp4", "headline", *list(CONTEST)[1:]]
+LIMITS = {"ceilings": 60.0, "headline": 150.0} | {name: case.limit for name, case in CONTEST.items()}
+
+
+def _tiny(d: int, width: int, batch: int) -> Case:
+    size = Size(d, width, batch, networks=5, samples=16, epochs=2)
+    return Case(size, ALL, ("tf32x3", "bf16"), BIG, checked=3, seconds=0.01, rounds=2)
+
+
+SMOKE = {"smoke-odd": _tiny(21, 13, 8), "smoke-tile": _tiny(16, 16, 16)}
+SMOKE_ORDER = ["ceilings", *SMOKE, "headline"]

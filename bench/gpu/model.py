@@ -1,0 +1,88 @@
+"""The time that no run can beat: bytes over the copy rate, operations over the matrix rate, kernel launches.
+
+Bytes are those of the weights (float32 weights, velocity, gradient), counted per network and step as factors of P1, the
+first layer's weights, and of the rest; activations and images are left out. The counts:
+
+    forward reads W (4), the data gradient reads W again but for the first layer (4), then
+    merged     update reads and writes W, V (16), the next forward of the first layer included
+    one kernel the same, forward apart
+    bmm        V <- mu V + X^T dY inside the product (8), W <- W - lr V (12)
+    fused      the gradient is written (4), one kernel reads it with W and V and writes both (20)
+    foreach    the gradient is written (4), three passes: V * mu (8), V + g (12), W - lr V (12)
+"""
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+BYTES = {"merged": (16, 24), "one kernel": (20, 24), "bmm": (24, 28), "fused": (28, 32), "foreach": (40, 44)}
+LAUNCHES = {"merged": 10, "one kernel": 12, "bmm": 50, "fused": 45, "loop": 30, "foreach": 55}  # of one step: estimates
+EAGER_LAUNCH, GRAPH_LAUNCH = 4e-6, 1.2e-6  # seconds, estimates
+L2_BYTES, L2_RATE = 60e6, 5500  # of an H200; GB/s, assumed
+ASSUMED = {"copy": 4300.0, "fp32": 67.0, "tf32": 400.0, "bf16": 790.0}  # an H200: GB/s, TFLOP/s
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Of one network and step: bytes, operations, and the seconds of each bound."""
+
+    bytes: float
+    flop: float
+    memory: float
+    compute: float
+    launch: float
+
+    @property
+    def seconds(self) -> float:
+        return max(self.memory, self.compute, self.launch)
+
+    @property
+    def bound(self) -> str:
+        return max(("memory", "compute", "launch"), key=lambda name: getattr(self, name))
+
+
+def weights(sizes: list[int]) -> tuple[int, int]:
+    """(P1, P): the first layer's weights and all, biases left out."""
+    every = [a * b for a, b in pairwise(sizes)]
+    return every[0], sum(every)
+
+
+def step_bytes(sizes: list[int], variant: str) -> int:
+    first, all_layers = weights(sizes)
+    in_first, in_rest = BYTES[variant]
+    return in_first * first + in_rest * (all_layers - first)
+
+
+def step_flop(sizes: list[int], batch: int) -> int:
+    """Three products a weight and sample, two in the first layer (no data gradient)."""
+    first, all_layers = weights(sizes)
+    return 2 * batch * (3 * all_layers - first)
+
+
+def rate(ceilings: dict[str, Any], precision: str) -> float:
+    """TFLOP/s of the matrix product; tf32x3 is three tf32 products."""
+    return ceilings["tf32"] / 3 if precision == "tf32x3" else ceilings[precision]
+
+
+def floor(
+    sizes: list[int],
+    batch: int,
+    variant: str,
+    precision: str,
+    ceilings: dict[str, Any],
+    networks: int,
+    eager: bool = False,
+    alone: bool = False,
+) -> Floor:
+    """networks: that one launch serves; alone: one network at a time, so that its weights may stay in the L2."""
+    together = 1 if alone else networks
+    moved, flop = step_bytes(sizes, variant), step_flop(sizes, batch)
+    resident = 8 * weights(sizes)[1] * together < L2_BYTES
+    bandwidth = max(L2_RATE, ceilings["copy"]) if resident else ceilings["copy"]
+    launches = LAUNCHES["loop" if alone else variant] * (EAGER_LAUNCH if eager else GRAPH_LAUNCH)
+    return Floor(moved, flop, moved / bandwidth / 1e9, flop / rate(ceilings, precision) / 1e12, launches / together)
+
+
+def run_seconds(sizes: list[int], variant: str, networks: int, steps: int, ceilings: dict[str, Any]) -> float:
+    """Seconds that a whole run needs to move its weights."""
+    return step_bytes(sizes, variant) * networks * steps / ceilings["copy"] / 1e9

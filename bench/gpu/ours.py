@@ -1,0 +1,32 @@
+"""wsfast's train_mlp on the GPU. Its time per step is the difference of a long and a short run, so that the start and
+end of a run (initial weights, upload, evaluation, download) do not count; the headline counts all of it."""
+
+import os
+from typing import Any
+
+import numpy as np
+
+from bench.gpu.problem import Problem
+
+
+def missing(device: str) -> str | None:
+    """Why the op cannot run here; None where it should."""
+    if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+        return "TRITON_INTERPRET is unset"
+    return None
+
+
+def call(shared: dict[str, Any], tasks: list[Any], jobs: list[Any], lr: np.ndarray, precision: str, device: str) -> Any:
+    """(parameters, curves, records) of train_mlp; `shared` as Problem.network; lr [epochs]."""
+    from wsfast.kernels.triton.mlp import train_mlp
+
+    return train_mlp(**shared, tasks=tasks, jobs=jobs, lr=lr, precision=precision, device=device)
+
+
+def train(problem: Problem, epochs: int, precision: str) -> np.ndarray:
+    """All networks of the problem: parameters [N, P]."""
+    none = np.empty(0, np.int64)
+    task = np.arange(problem.size.samples), problem.classes, none, none
+    jobs = [(0, r) for r in range(problem.size.networks)]
+    lr = np.full(epochs, problem.size.lr, np.float32)
+    return call(problem.network, [task], jobs, lr, precision, problem.device)[0]

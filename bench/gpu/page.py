@@ -1,0 +1,153 @@
+"""GPU.md: every stored run on a GPU, or, while there is none, what the model predicts."""
+
+import json
+from itertools import groupby
+from typing import Any
+
+from bench.gpu import cases, model, roofline
+from bench.page import HERE, RESULTS, duration
+
+PAGE = HERE / "GPU.md"
+HEAD = """# Results on a GPU
+
+Made by `python -m bench.gpu` from `results/gpu-*.json`; `python -m bench.gpu --page` makes it again.
+"""
+LEGEND = """
+How to read the tables. Time: median and quartiles of interleaved rounds, for one step of one network. Every contender
+has the same initial weights, batches and recipe; peers are timed over their steps only, ours as the difference of a
+long and a short run; the headline counts everything. A loop trains a few networks, and its time is proportional to
+them; each network's weights then stay in the cache. Networks/s: whole runs of 50 epochs at the median. GB/s and
+TFLOP/s: bytes of weights and operations by formula (`gpu/model.py`) over the median, beside their share of the copy
+rate and of the large product's rate, measured in the same run (tf32x3: a third of tf32). Floor: the larger of memory,
+compute and launch time at those rates. Ratio: the fastest peer's time over this one's, for float32-grade rows
+(fp32, tf32x3) among peers in fp32; "any" among all peers. Error: of the weight change after four steps against
+float64, the checked networks' median and worst. A row whose error is too large has no time.
+"""
+HEADER = "| | products | time | quartiles | networks/s | GB/s | of copy | TFLOP/s | of product | floor | of floor "
+HEADER += "| ratio | any | goals | error | worst |"
+
+
+def goals(row: dict[str, Any]) -> str:
+    told = []
+    for g in row["goals"]:
+        ratio = "not measured" if g["ratio"] is None else f"{g['ratio']:.3g}x, {'met' if g['met'] else 'missed'}"
+        told.append(f"{g['goal']:g}x {g['over']}: {ratio}")
+    return "; ".join(told)
+
+
+def _number(x: float | None, form: str) -> str:
+    return "" if x is None else format(x, form)
+
+
+def _line(r: dict[str, Any]) -> str:
+    name = f"| {r['contender']} | {r['precision']} "
+    errors = f"| {_number(r['error'], '.1e')} | {_number(r['worst'], '.1e')} |"
+    if "median" not in r:
+        told = " ".join(r["status"].replace("|", "/").split())[:200]
+        return f"{name}| {told} | | | | | | | {duration(r['floor'])} ({r['bound']}) | | | | {errors}"
+    return (
+        f"{name}| {duration(r['median'])} | {duration(r['q1'])} to {duration(r['q3'])} | {r['networks_per_s']:,.3g} "
+        f"| {r['gbs']:,.0f} | {r['of_copy']:.0%} | {r['tflops']:.3g} | {r['of_product']:.0%} "
+        f"| {duration(r['floor'])} ({r['bound']}) | {r['of_floor']:.0%} | {_number(r['ratio'], '.2f')} "
+        f"| {_number(r['ratio_any'], '.2f')} | {goals(r)} {errors}"
+    )
+
+
+def notes(rows: list[dict[str, Any]]) -> str:
+    told = [f"{r['contender']}, {r['precision']}: {r['graph']}" for r in rows if "graph" in r]
+    told += [
+        f"{r['contender']}, {r['precision']}: compiled in {r['compile_seconds']:.1f} s, not counted"
+        for r in rows
+        if "compile_seconds" in r
+    ]
+    told += [f"{r['contender']}: timed on {r['networks']} networks, scaled" for r in rows if r.get("scaled")]
+    return "".join(f"- {line}\n" for line in told)
+
+
+def tables(rows: list[dict[str, Any]]) -> str:
+    """One Markdown table a case."""
+    text = ""
+    for (name, size), group in groupby(rows, lambda r: (r["case"], r["size"])):
+        own = list(group)
+        lines = "\n".join(map(_line, own))
+        text += f"\n### {name}: {size}\n\n{HEADER}\n{'|---' * 16}|\n{lines}\n\n{notes(own)}"
+    return text
+
+
+def ceilings(c: dict[str, Any]) -> str:
+    products = ", ".join(f"{p} {c[p]:.3g}" for p in ("fp32", "tf32", "bf16"))
+    k128 = ", ".join(f"{p} {v['tflops']:.3g} TFLOP/s and {v['gbs']:,.0f} GB/s" for p, v in c["batched"].items())
+    said = f"copy {c['copy']:,.0f} GB/s (read + written); large product {products} TFLOP/s"
+    return f"Ceilings of this run: {said}; batched weight gradient with K = 128: {k128}."
+
+
+def headline(h: dict[str, Any]) -> str:
+    if not h:
+        return "Headline: not measured."
+    text = f"**Headline**, {h['size']}, batch {h['batch']}, {h['precision']}: "
+    if "seconds" not in h:
+        return text + h["status"]
+    text += f"{h['seconds']:.1f} s end to end ({h['networks_per_s']:,.0f} networks/s), floor {h['floor']:.1f} s "
+    text += f"(memory {h['memory_floor']:.1f}, compute {h['compute_floor']:.1f})"
+    text += f", goal {h['goal']:g} s: {'met' if h['met'] else 'missed'}" if h["goal"] else ""
+    text += f". Accuracy: train {h['train_accuracy']:.1%} (least {h['train_accuracy_least']:.1%}), "
+    text += f"test {h['test_accuracy']:.1%}. Three networks alone had the same bits: {h['alone_equal']}."
+    return text if h["status"] == "ok" else f"{text} {h['status']}"
+
+
+def run_text(run: dict[str, Any]) -> str:
+    """One run, as Markdown."""
+    packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
+    text = f"\n## {run['gpu'].get('name', 'no GPU')}, {run['time'][:10]}\n\n"
+    text += f"Commit {run['commit']}; {packages}; host {run['device']}.\n"
+    if run["ceilings"]:
+        text += f"{ceilings(run['ceilings'])}\n\n{headline(run['headline'])}\n{tables(run['rows'])}"
+    wrong = "".join(f"- {name}: {what}\n" for name, what in run["wrong"].items())
+    return text + (f"\nWent wrong:\n\n{wrong}" if wrong else "")
+
+
+def predictions() -> str:
+    """What the model says of an H200, before anything is measured."""
+    top = model.ASSUMED
+    products = ", ".join(f"{p} {top[p]:.0f}" for p in ("fp32", "tf32", "bf16"))
+    rates = f"copy {top['copy']:,.0f} GB/s, {products} TFLOP/s"
+    text = "\n**Not measured yet: no run on a GPU is stored.** What follows are predictions of `gpu/model.py`, none\n"
+    text += f"of them a measurement, for an H200 under assumed ceilings ({rates}).\n"
+    text += "\nPredicted time that 5,000 networks x 300 steps need to move their weights:\n\n"
+    text += "| | bytes of a network's step | d = 3072 | d = 12288 |\n|---|---|---|---|\n"
+    for variant, (first, rest) in model.BYTES.items():
+        times = [model.run_seconds([d, 500, 500, 500, 2], variant, 5000, 300, top) for d in (3072, 12288)]
+        name = f"wsfast ({variant})" if variant == "merged" else variant
+        text += f"| {name} | {first} P1 + {rest} (P - P1) | {times[0]:.1f} s | {times[1]:.1f} s |\n"
+    text += "\nPredicted floors, one step of one network (the larger of memory, compute and launch time):\n\n"
+    text += "| | wsfast tf32x3 | wsfast tf32 | wsfast bf16 | bmm fp32 | bmm tf32 | vmap fp32 |\n"
+    text += f"{'|---' * 7}|\n"
+    for case in cases.CONTEST.values():
+        cells = []
+        for variant, precision in (
+            ("merged", "tf32x3"),
+            ("merged", "tf32"),
+            ("merged", "bf16"),
+            ("bmm", "fp32"),
+            ("bmm", "tf32"),
+            ("fused", "fp32"),
+        ):
+            s = case.size
+            floor = model.floor(s.sizes, s.batch, variant, precision, top, s.networks, eager=variant == "fused")
+            cells.append(f"{duration(floor.seconds)} ({floor.bound})")
+        text += f"| {case.size} | {' | '.join(cells)} |\n"
+    return text
+
+
+def write() -> None:
+    """Make GPU.md and each run's figure from every stored run, the newest first."""
+    text = HEAD
+    files = sorted(RESULTS.glob("gpu-*.json"), reverse=True)
+    for file in files:
+        run = json.loads(file.read_text())
+        text += run_text(run)
+        if any("median" in r for r in run["rows"]):
+            figure = file.with_name(f"gpu-roofline-{file.stem.removeprefix('gpu-')}.svg")
+            roofline.draw(run, figure)
+            text += f"\n![Roofline](results/{figure.name})\n"
+    PAGE.write_text(text + (LEGEND if files else predictions()))

@@ -1,0 +1,106 @@
+"""Cases one after the other, each in a process of its own: one that crashes or hangs costs its own rows only."""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.gpu import cases
+
+Part = dict[str, Any]  # {"ceilings": ...}, {"rows": ...} or {"headline": ...}
+Save = Callable[[Part], None]
+
+
+def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, save: Save) -> Part:
+    """One case in this process."""
+    from bench.gpu import ceilings as top
+    from bench.gpu import contest, headline
+
+    if name == "ceilings":
+        from bench.gpu.device import describe
+
+        return {"ceilings": top.measure(device, smoke), "gpu": describe(device)}
+    if name == "headline":
+        return {"headline": headline.run(device, headline.SMOKE if smoke else headline.Scale(), ceilings)}
+    case = (cases.SMOKE if smoke else cases.CONTEST)[name]
+    rows = contest.run(name, case, device, ceilings, lambda rows: save({"rows": rows}), peers_only)
+    return {"rows": rows}
+
+
+def child(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, limit: float) -> tuple[Part, str]:
+    """(what the case left, what went wrong or "") of one case in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        part = Path(folder) / "part.json"
+        given = Path(folder) / "ceilings.json"
+        given.write_text(json.dumps(ceilings))
+        command = [sys.executable, "-m", "bench.gpu", "--case", name, "--given", str(given), "--part", str(part)]
+        command += ["--smoke"] * smoke + ["--peers-only"] * peers_only
+        wrong = ""
+        try:
+            done = subprocess.run(command, timeout=limit, stderr=subprocess.PIPE, text=True)
+            print(done.stderr, end="", file=sys.stderr)
+            said = (done.stderr.strip().splitlines() or [""])[-1]
+            wrong = f"the process ended with {done.returncode}: {said[:600]}" if done.returncode else ""
+        except subprocess.TimeoutExpired:
+            wrong = f"stopped after {limit:.0f} s"
+        return (json.loads(part.read_text()) if part.exists() else {}), wrong
+
+
+def inside(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, limit: float) -> tuple[Part, str]:
+    """As `child`, in this process."""
+    return work(name, device, smoke, ceilings, peers_only, lambda part: None), ""
+
+
+def timed(part: Part) -> bool:
+    return any("median" in r for r in part.get("rows", []))
+
+
+def own(part: Part) -> list[Part]:
+    return [r for r in part.get("rows", []) if r["family"] == "ours"]
+
+
+def failures(run: Part) -> list[str]:
+    """Everything that must turn the exit status red."""
+    rows = [r for r in [*run["rows"], run["headline"]] if str(r.get("status", "")).startswith("FAILED")]
+    names = [f"{r.get('case', 'headline')}, {r.get('contender', 'wsfast')}, {r['precision']}" for r in rows]
+    told = [f"{name}: {r['status']}" for name, r in zip(names, rows, strict=True)]
+    return told + [f"{name}: {wrong}" for name, wrong in run["wrong"].items()]
+
+
+def everything(
+    order: list[str], device: str, smoke: bool, minutes: float, out: Path, call: Callable[..., Any] = child
+) -> Part:
+    """The whole run, written to `out` after every case."""
+    from wsfast import provenance
+
+    began = time.monotonic()
+    run: Part = {**provenance.record(), "gpu": {}, "smoke": smoke, "ceilings": {}, "rows": [], "headline": {}}
+    run["wrong"] = {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+
+    def left() -> float:
+        return 60 * minutes - (time.monotonic() - began)
+
+    for name in order:
+        if left() < 20:
+            run["wrong"][name] = "not measured: out of time"
+        elif name != "ceilings" and not run["ceilings"]:
+            run["wrong"][name] = "not measured: no ceilings"
+        else:
+            limit = min(left(), cases.LIMITS.get(name, 120.0))
+            part, wrong = call(name, device, smoke, run["ceilings"], False, limit)
+            if name in cases.CONTEST and not timed(part) and left() > 40:  # ours may have taken the peers with it
+                again, _ = call(name, device, smoke, run["ceilings"], True, min(left(), limit))
+                peers = [r for r in again.get("rows", []) if r["family"] != "ours"]
+                part = {"rows": (own(part) or own(again)) + peers}
+            if wrong:
+                run["wrong"][name] = wrong
+            run["rows"] += part.pop("rows", [])
+            run |= part
+        run["minutes"] = (time.monotonic() - began) / 60
+        out.write_text(json.dumps(run, indent=1) + "\n")
+    return run

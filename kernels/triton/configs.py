@@ -1,0 +1,49 @@
+"""Tile shapes, one for each kernel and kind of GPU: the largest found that compiles without a spill everywhere it runs.
+
+`make kernels` compiles every one of them; none is chosen by a timed search, so a network's bits do not depend on a clock.
+"""
+
+from dataclasses import dataclass
+
+LIMIT = 128  # samples of a batch: one program sees a whole batch
+SMALL = ((32, LIMIT), (64, LIMIT), (128, 64))  # widths and batches trained whole by one program
+
+
+@dataclass(frozen=True)
+class Config:
+    """Constants of one launch: tile sizes by their names in the kernel, warps, software-pipelining depth."""
+
+    tiles: dict[str, int]
+    warps: int
+    stages: int
+
+    def options(self) -> dict[str, int]:
+        return {**self.tiles, "num_warps": self.warps, "num_stages": self.stages}
+
+
+def wide(n: int) -> int:
+    """A layer's padded width: a power of two of at least 16, from 128 on a multiple of 128."""
+    return -(-n // 128) * 128 if n > 64 else max(16, 1 << (n - 1).bit_length())
+
+
+def small(width: int, batch: int) -> bool:
+    """Whether a network of one padded hidden width is trained whole by one program."""
+    return any(width <= w and batch <= b for w, b in SMALL)
+
+
+def config(kernel: str, B: int, K: int, N: int, hip: bool = False) -> Config:
+    """The launch of a kernel for batch B, padded input K and output N."""
+    warps = 4 if hip else 8
+    if kernel == "first":
+        return Config({"BK": min(32, K), "BN": min(64, N), "BB": min(32, B)}, warps if N >= 64 else 4, 2 if hip else 3)
+    if kernel == "forward":
+        return Config({"BK": min(32, K), "BN": min(64, N)}, warps if N >= 64 else 4, 2 if hip else 3)
+    if kernel == "last":
+        return Config({"BK": min(32, K)}, 4 if N <= 32 else 8, 2)
+    if kernel == "gradient":
+        return Config({"BK": min(64, K), "BN": min(32, N)}, warps if K >= 64 else 4, 2)
+    if kernel == "update":
+        return Config({"BK": min(64, K), "BN": min(64, N), "BB": min(32, B)}, 4, 2)
+    if kernel == "small":
+        return Config({"BK": 16, "BB": min(32, B)}, 2 if B * N <= 1024 else 4 if B * N <= 4096 and N <= 32 else 8, 1)
+    raise KeyError(kernel)

@@ -1,0 +1,171 @@
+"""The GPU benchmark's own code, on the CPU with tiny sizes."""
+
+import inspect
+import json
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from wsfast.reference import mlp, philox
+
+from bench.gpu import cases, contest, draws, headline, ours, page, roofline, runner
+
+ODD = cases.SMOKE["smoke-odd"]
+CEILINGS = {"copy": 4000.0, "fp32": 50.0, "tf32": 400.0, "bf16": 700.0}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Threads that wait for each other take longer than these tiny products."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def op(monkeypatch):
+    """A stand-in for our op: the float64 reference, network by network; `factor` 1 is right."""
+    stand_in = SimpleNamespace(factor=1.0)
+
+    def train_mlp(x, tasks, jobs, *, lr, precision, device, **same):
+        known = inspect.signature(mlp.train_mlp).parameters
+        given = {name: value for name, value in same.items() if name in known} | {"lr": lr * stand_in.factor}
+        names = "train_rows", "train_labels", "test_rows", "test_labels"
+        runs = [
+            mlp.train_mlp(x=x, **dict(zip(names, tasks[t], strict=True)), **given, task=t, repeat=r) for t, r in jobs
+        ]
+        parameters, curves, records = (np.array(part) for part in zip(*runs, strict=True))
+        return parameters.astype(np.float32), curves, records
+
+    stand_in.train_mlp = train_mlp
+    monkeypatch.setitem(sys.modules, "wsfast.kernels.triton.mlp", stand_in)
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    return stand_in
+
+
+def test_draws_are_the_references():
+    repeats = torch.tensor([0, 5, 4999])
+    weights, biases = draws.start([7, 13, 5], repeats)
+    orders = draws.orders(37, 3, repeats)
+    for k, repeat in enumerate(repeats.tolist()):
+        expected = mlp.initial_parameters([7, 13, 5], draws.SEED, draws.TASK, repeat)
+        for got, want in zip((weights, biases), expected, strict=True):
+            for g, w in zip(got, want, strict=True):
+                np.testing.assert_array_equal(g[k].numpy(), w)
+        for e in range(3):
+            np.testing.assert_array_equal(orders[e, k], philox.batch_order(37, e, draws.SEED, draws.TASK, repeat))
+
+
+@pytest.mark.parametrize("name", cases.SMOKE)
+def test_peers_agree_with_the_float64_reference(name):
+    case = cases.SMOKE[name]
+    arena = contest.Arena(case, "cpu")
+    entrants = [c for c in contest.entrants(case, "cpu", peers_only=True) if c.ok]
+    assert {"bmm", "padded", "vmap", "graph", "loop"} <= {c.family for c in entrants}
+    for c in entrants:
+        errors = arena.errors(c)
+        assert len(errors) == case.checked
+        assert max(errors) < 1e-3, c.name
+
+
+def test_every_case_goes_through_without_our_op(tmp_path, monkeypatch):
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    out = tmp_path / "run.json"
+    run = runner.everything(cases.SMOKE_ORDER, "cpu", True, 5, out, runner.inside)
+    assert json.loads(out.read_text()) == run
+    assert runner.failures(run) == []
+    own = [r for r in run["rows"] if r["family"] == "ours"]
+    assert {r["status"] for r in [*own, run["headline"]]} == {"not measured: TRITON_INTERPRET is unset"}
+    timed = [r for r in run["rows"] if r["family"] not in ("ours", "jax")]
+    assert all(r["status"] == "ok" and r["median"] > 0 for r in timed)
+    assert "TRITON_INTERPRET is unset" in page.run_text(run)
+    roofline.draw(run, tmp_path / "roofline.svg")
+    assert (tmp_path / "roofline.svg").read_text().count("<svg") == 1
+
+
+def test_our_op_is_called_timed_and_judged(op):
+    rows = contest.run("smoke-odd", ODD, "cpu", CEILINGS)
+    for row in (r for r in rows if r["family"] == "ours"):
+        assert row["status"] == "ok"
+        assert row["error"] < 1e-4
+        assert [g["over"] for g in row["goals"]] == ["strongest", "vmap", "loop"]
+        assert row["ratio_any"] <= row["ratio"]
+
+
+def test_a_wrong_op_gets_no_time(op):
+    op.factor = 1.001
+    rows = contest.run("smoke-odd", ODD, "cpu", CEILINGS)
+    exact, loose = (r for r in rows if r["family"] == "ours")
+    assert exact["status"].startswith("FAILED: errs")
+    assert "median" not in exact
+    assert loose["status"] == "ok"  # bf16 may err more
+    assert runner.failures({"rows": rows, "headline": {}, "wrong": {}})
+
+
+def test_a_crash_is_recorded_and_the_others_go_on(op, monkeypatch):
+    def crash(*_):
+        raise RuntimeError("out of registers")
+
+    monkeypatch.setattr(ours, "train", crash)
+    rows = contest.run("smoke-odd", ODD, "cpu", CEILINGS)
+    assert {r["status"] for r in rows if r["family"] == "ours"} == {"FAILED: RuntimeError: out of registers"}
+    assert all("median" in r for r in rows if r["family"] in ("bmm", "loop"))
+    assert "out of registers" in page.tables(rows)
+
+
+def test_headline(op):
+    found = headline.run("cpu", headline.SMOKE, CEILINGS)
+    assert (found["status"], found["alone_equal"], found["steps"]) == ("ok", True, 2 * 3)
+    assert 0 <= found["train_accuracy"] <= 1
+    assert "same bits: True" in page.headline(found)
+
+
+def test_headline_notices_other_bits(op, monkeypatch):
+    whole = op.train_mlp
+
+    def depends_on_company(jobs, **named):
+        parameters, curves, records = whole(jobs=jobs, **named)
+        return parameters * np.float32(1 + len(jobs) * 2.0**-22), curves, records
+
+    monkeypatch.setattr(op, "train_mlp", depends_on_company)
+    assert headline.run("cpu", headline.SMOKE, CEILINGS)["status"].startswith("FAILED")
+
+
+def test_page_without_a_run_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(page, "RESULTS", tmp_path)
+    monkeypatch.setattr(page, "PAGE", tmp_path / "GPU.md")
+    page.write()
+    text = (tmp_path / "GPU.md").read_text()
+    assert "no run on a GPU is stored" in text
+    assert "12.8 s" in text
+
+
+def test_a_crashed_case_is_tried_again_without_our_op(tmp_path):
+    rows = [{"family": f, "precision": "fp32", "status": "FAILED: CUDA error"} for f in ("ours", "bmm")]
+    calls = []
+
+    def call(name, device, smoke, ceilings, peers_only, limit):
+        calls.append((name, peers_only))
+        if name == "ceilings":
+            return {"ceilings": CEILINGS}, ""
+        better = [{**rows[0], "status": "not measured"}, {**rows[1], "status": "ok", "median": 1.0}]
+        return {"rows": better if peers_only else rows}, ""
+
+    run = runner.everything(["ceilings", "mlp4"], "cuda", False, 5, tmp_path / "run.json", call)
+    assert calls == [("ceilings", False), ("mlp4", False), ("mlp4", True)]
+    assert [r["status"] for r in run["rows"]] == ["FAILED: CUDA error", "ok"]
+    assert len(runner.failures(run)) == 1
+
+
+def test_a_process_of_its_own_that_hangs_is_stopped():
+    part, wrong = runner.child("ceilings", "cpu", True, {}, False, limit=0.01)
+    assert (part, wrong) == ({}, "stopped after 0 s")
+
+
+def test_the_error_of_a_process_of_its_own_is_told():
+    part, wrong = runner.child("no such case", "cpu", True, CEILINGS, False, limit=60)
+    assert part == {}
+    assert wrong == "the process ended with 1: KeyError: 'no such case'"

@@ -1,0 +1,51 @@
+import pytest
+
+from bench.gpu import model
+
+MLP4 = [3072, 500, 500, 500, 2]
+LARGE = [12288, 500, 500, 500, 2]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "variant", "seconds"),
+    [
+        (MLP4, "merged", 12.8),
+        (LARGE, "merged", 38.5),
+        (MLP4, "one kernel", 14.9),
+        (LARGE, "one kernel", 47),
+        (MLP4, "bmm", 17.8),
+        (LARGE, "bmm", 56),
+        (MLP4, "fused", 20.6),
+        (LARGE, "fused", 66),
+        (MLP4, "foreach", 29.1),
+        (LARGE, "foreach", 93),
+    ],
+)
+def test_memory_floors_of_5000_networks(sizes, variant, seconds):
+    """The project's table: 300 steps, 4.3 TB/s."""
+    assert model.run_seconds(sizes, variant, 5000, 300, model.ASSUMED) == pytest.approx(seconds, rel=0.05)
+
+
+def test_float32_grade_products_hide_under_memory():
+    """Three tf32 products at 400 TFLOP/s: 10.3 s for batches of 100, under 12.8 s of memory."""
+    floor = model.floor(MLP4, 100, "merged", "tf32x3", model.ASSUMED, 5000)
+    assert floor.compute * 5000 * 300 == pytest.approx(10.3, rel=0.05)
+    assert (floor.bound, floor.seconds) == ("memory", floor.memory)
+
+
+def test_flop_by_hand():
+    assert model.step_flop([4, 3, 2], 5) == 2 * 5 * (2 * 4 * 3 + 3 * 3 * 2)
+
+
+def test_one_network_stays_in_the_cache_and_waits_for_its_launches():
+    many = model.floor(MLP4, 128, "fused", "fp32", model.ASSUMED, 256, eager=True)
+    one = model.floor(MLP4, 128, "fused", "fp32", model.ASSUMED, 256, eager=True, alone=True)
+    assert one.memory < many.memory
+    assert one.bound == "launch"
+    assert many.bound == "compute"
+
+
+def test_bounds_scale_with_the_ceilings():
+    slow = {name: rate / 2 for name, rate in model.ASSUMED.items()}
+    a, b = (model.floor(MLP4, 128, "merged", "bf16", c, 256) for c in (model.ASSUMED, slow))
+    assert (b.memory, b.compute) == (pytest.approx(2 * a.memory), pytest.approx(2 * a.compute))
