@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: study test bench lint types clean
+.PHONY: study test bench lint types kernels gpu clean
 
 study: $(READY)
 	$(VENV)/bin/wsfast study
@@ -14,6 +14,14 @@ test: $(READY)
 
 bench: $(READY)
 	$(PY) -m bench
+
+# Every shipped Triton launch, compiled for sm_80, sm_90, sm_100 and gfx942; needs no GPU, fails on a spill.
+kernels: $(READY)
+	$(PY) -m wsfast.kernels.triton.aot
+
+# On a machine with a GPU: the tests of its kernels, then the benchmark, in one JSON file under bench/results.
+gpu: $(READY)
+	$(PY) -m bench.gpu
 
 lint: $(READY) types
 	$(VENV)/bin/ruff check .

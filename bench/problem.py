@@ -68,5 +68,6 @@ class Problem:
         draw = {"batch_size": self.batch, "pad": -1, "seed": SEED, "task": TASK, "repeat": repeat}
         train = {"x": self.pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
         net = {"sizes": self.sizes, "slopes": np.array([0, 0, 0, 1], np.float32), "shape": np.array([1, 1, self.d])}
+        net |= {"norms": np.zeros(4, np.int64), "adds": np.full(4, -1)}
         scaling = {"scale": self.scale, "shift": self.shift}
         return {**train, "test_rows": none, "test_labels": none, **net, **scaling, **run, **draw}

@@ -1,7 +1,19 @@
 """A fully connected network: forward, loss, gradients, SGD, a whole training run. All arrays float64.
 
-Layer k: z_k = x_{k-1} W_k + b_k, x_k = max(z_k, 0) + slope_k min(z_k, 0): slope 0 is ReLU, 0.01 LeakyReLU, 1 no
-activation. Shapes: x_0 [B, d], W_k [n_{k-1}, n_k] (input first), b_k [n_k], logits x_L [B, C], labels int [B].
+Layer k = 0 .. L - 1, y_{-1} the network's input x:
+
+    z_k = y_{k-1} W_k + b_k
+    a_k = max(z_k, 0) + slope_k min(z_k, 0)         slope 0 is ReLU, 0.01 LeakyReLU, 1 no activation
+    n_k = BatchNorm(a_k) where norms_k is 1, else a_k
+    y_k = n_k + y_j where j = adds_k >= 0 (an earlier layer of the same size), else n_k
+
+Shapes: x [B, d], W_k [n_{k-1}, n_k] (input first), b_k [n_k], logits y_{L-1} [B, C], labels int [B].
+
+BatchNorm of one column, EPS = 1e-5: n = gamma (a - m) / sqrt(v + EPS) + beta. In training m and v are the batch's mean
+and biased variance, and the running statistics move as torch's: mean <- 0.9 mean + 0.1 m, variance <- 0.9 variance +
+0.1 v B / (B - 1). A batch of one sample, which torch refuses, has v = 0: it is normalised to beta, passes no gradient
+back and moves the running variance by that v. In evaluation m and v are the running statistics. A normed layer's state
+is `norm` float64 [4, n_k]: gamma (from 1), beta (0), running mean (0), running variance (1); None without BatchNorm.
 """
 
 from itertools import pairwise
@@ -10,14 +22,33 @@ import numpy as np
 
 from . import philox
 
+EPS, MOVE = 1e-5, 0.1  # torch's defaults
 
-def forward(x, weights, biases, slopes):
-    """Every layer's output: [x_0, x_1, ..., x_L]."""
-    outputs = [x]
-    for w, b, slope in zip(weights, biases, slopes, strict=True):
+
+def forward(x, weights, biases, slopes, norm, adds, training):
+    """Every layer's activation and output: ([a_0, ..., a_{L-1}], [x, y_0, ..., y_{L-1}])."""
+    activations, outputs = [], [x]
+    for w, b, slope, state, add in zip(weights, biases, slopes, norm, adds, strict=True):
         z = outputs[-1] @ w + b
-        outputs.append(np.where(z > 0, z, slope * z))
-    return outputs
+        a = np.where(z > 0, z, slope * z)
+        y = a
+        if state is not None:
+            gamma, beta, mean, variance = state
+            if training:
+                mean, variance = a.mean(axis=0), a.var(axis=0)
+            y = gamma * (a - mean) / np.sqrt(variance + EPS) + beta
+        activations.append(a)
+        outputs.append(y + outputs[add + 1] if add >= 0 else y)
+    return activations, outputs
+
+
+def move_statistics(activations, norm):
+    """The running statistics after one training step's activations, in place."""
+    for a, state in zip(activations, norm, strict=True):
+        if state is not None:
+            n = len(a)
+            state[2] += MOVE * (a.mean(axis=0) - state[2])
+            state[3] += MOVE * (a.var(axis=0) * n / max(n - 1, 1) - state[3])
 
 
 def cross_entropy(logits, labels):
@@ -30,16 +61,34 @@ def cross_entropy(logits, labels):
     return -log_p[rows, labels], gradient / len(labels)
 
 
-def backward(outputs, gradient, weights, slopes):
-    """Gradients (dW list, db list) from the loss gradient at the logits [B, C]; `outputs` as `forward` returns."""
+def backward(activations, outputs, gradient, weights, slopes, norm, adds):
+    """Gradients in training (dW list, db list, [d gamma, d beta] or None list) from that at the logits [B, C].
+
+    activations, outputs: as `forward` returns. BatchNorm's are through the batch's own mean and variance.
+    """
+    layers = len(weights)
+    at = [np.zeros_like(y) for y in outputs[1:]]  # the gradient at every y_k, summed over its uses
+    at[-1] = gradient
     d_weights: list[np.ndarray] = []
     d_biases: list[np.ndarray] = []
-    for k in reversed(range(len(weights))):
-        gradient = gradient * np.where(outputs[k + 1] > 0, 1.0, slopes[k])
+    d_norm: list[np.ndarray | None] = []
+    for k in reversed(range(layers)):
+        gradient, a, d_state = at[k], activations[k], None
+        if adds[k] >= 0:
+            at[adds[k]] = at[adds[k]] + gradient
+        if norm[k] is not None:
+            root = np.sqrt(a.var(axis=0) + EPS)
+            unit = (a - a.mean(axis=0)) / root
+            d_gamma, d_beta = (gradient * unit).sum(axis=0), gradient.sum(axis=0)
+            d_state = np.stack([d_gamma, d_beta])
+            gradient = norm[k][0] / root * (gradient - (d_beta + unit * d_gamma) / len(a))
+        gradient = gradient * np.where(a > 0, 1.0, slopes[k])
         d_weights.insert(0, outputs[k].T @ gradient)
         d_biases.insert(0, gradient.sum(axis=0))
-        gradient = gradient @ weights[k].T
-    return d_weights, d_biases
+        d_norm.insert(0, d_state)
+        if k > 0:
+            at[k - 1] = at[k - 1] + gradient @ weights[k].T
+    return d_weights, d_biases, d_norm
 
 
 def sgd_step(parameter, gradient, velocity, lr, momentum, weight_decay):
@@ -49,14 +98,25 @@ def sgd_step(parameter, gradient, velocity, lr, momentum, weight_decay):
     parameter -= lr * velocity
 
 
-def initial_parameters(sizes, seed, task, repeat):
-    """torch's default: weight and bias of layer k ~ U(+-1/sqrt(n_{k-1})); the stream's items are W_1, b_1, W_2, ..."""
-    weights, biases = [], []
+def initial_parameters(sizes, seed, task, repeat, norms=None):
+    """torch's default: weight and bias of layer k ~ U(+-1/sqrt(n_{k-1})): (weights, biases).
+
+    A stream's item is the parameter's position in W_0, b_0, then gamma_0, beta_0, mean_0, variance_0 of a normed layer
+    (these draw nothing), W_1, ...
+    """
+    weights, biases, item = [], [], 0
     for k, (n_in, n_out) in enumerate(pairwise(sizes)):
         bound = 1 / np.sqrt(n_in)
-        weights.append(philox.initial_weight((n_in, n_out), bound, 2 * k, seed, task, repeat))
-        biases.append(philox.initial_weight((n_out,), bound, 2 * k + 1, seed, task, repeat))
+        weights.append(philox.initial_weight((n_in, n_out), bound, item, seed, task, repeat))
+        biases.append(philox.initial_weight((n_out,), bound, item + 1, seed, task, repeat))
+        item += 6 if norms is not None and norms[k] else 2
     return weights, biases
+
+
+def initial_norm(sizes, norms):
+    """Every layer's BatchNorm state before the first step, None where it has none."""
+    start = np.array([[1.0], [0.0], [0.0], [1.0]])
+    return [np.repeat(start, n, axis=1) if normed else None for n, normed in zip(sizes[1:], norms, strict=True)]
 
 
 def batch(x, rows, scale, shift, shape, crops, pad):
@@ -68,28 +128,34 @@ def batch(x, rows, scale, shift, shape, crops, pad):
     return images * scale + shift
 
 
-def evaluate(x, rows, labels, weights, biases, slopes, scale, shift):
-    """(mean loss, accuracy) over rows of x, nan where there are none."""
+def evaluate(x, rows, labels, weights, biases, slopes, norm, adds, scale, shift):
+    """(mean loss, accuracy) over rows of x, by the running statistics; nan where there are none."""
     if len(rows) == 0:
         return np.nan, np.nan
-    logits = forward(batch(x, rows, scale, shift, None, None, 0), weights, biases, slopes)[-1]
+    inputs = batch(x, rows, scale, shift, None, None, 0)
+    logits = forward(inputs, weights, biases, slopes, norm, adds, training=False)[1][-1]
     loss, _ = cross_entropy(logits, labels)
     return loss.mean(), (logits.argmax(axis=1) == labels).mean()
 
 
-def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, scale, shift, shape, lr,
+def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, norms, adds, scale, shift, shape, lr,
               momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
     """One network's whole run.
 
-    x [n, d] uint8 or float32, of which train_rows / test_rows [.] belong to the task (labels int [.]); scale, shift
-    [d]: the input is x * scale + shift; shape (c, h, w) of an image; lr [epochs]; batch_size: the last batch of an
-    epoch may be smaller; pad: random crop after padding by `pad`, and mirroring, -1 for none.
+    x [n, d] uint8 or float32, of which train_rows / test_rows [.] belong to the task (labels int [.]); sizes [L + 1];
+    slopes, norms, adds [L]: as above, norms 1 for a layer with BatchNorm, adds -1 for one that adds nothing; scale,
+    shift [d]: the input is x * scale + shift; shape (c, h, w) of an image; lr [epochs]; batch_size: the last batch of
+    an epoch may be smaller; pad: random crop after padding by `pad`, and mirroring, -1 for none. gamma and beta are
+    trained as every other parameter, weight decay included.
 
-    Returns (parameters [P]: W_1, b_1, W_2, ... each row-major; loss_curve [epochs]: mean loss of the samples of an
-    epoch, each in the step that used it; record [4]: train loss, accuracy, test loss, accuracy, not augmented).
+    Returns (parameters [P]: W_0, b_0, then gamma_0, beta_0, running mean and variance of a normed layer, W_1, ... each
+    row-major; loss_curve [epochs]: mean loss of the samples of an epoch, each in the step that used it; record [4]:
+    train loss, accuracy, test loss, accuracy, not augmented, BatchNorm by its running statistics).
     """
-    weights, biases = initial_parameters(sizes, seed, task, repeat)
-    velocities = [np.zeros_like(p) for p in (*weights, *biases)]
+    weights, biases = initial_parameters(sizes, seed, task, repeat, norms)
+    norm = initial_norm(sizes, norms)
+    trained = [*weights, *biases, *(state[:2] for state in norm if state is not None)]
+    velocities = [np.zeros_like(p) for p in trained]
     loss_curve = np.zeros(len(lr))
     n = len(train_rows)
     for epoch in range(len(lr)):
@@ -98,13 +164,18 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
             crop = crops[chosen] if crops is not None else None
-            outputs = forward(batch(x, train_rows[chosen], scale, shift, shape, crop, pad), weights, biases, slopes)
+            inputs = batch(x, train_rows[chosen], scale, shift, shape, crop, pad)
+            activations, outputs = forward(inputs, weights, biases, slopes, norm, adds, training=True)
             loss, gradient = cross_entropy(outputs[-1], train_labels[chosen])
             loss_curve[epoch] += loss.sum() / n
-            d_weights, d_biases = backward(outputs, gradient, weights, slopes)
-            for p, g, v in zip((*weights, *biases), (*d_weights, *d_biases), velocities, strict=True):
+            d_weights, d_biases, d_norm = backward(activations, outputs, gradient, weights, slopes, norm, adds)
+            move_statistics(activations, norm)
+            gradients = [*d_weights, *d_biases, *(g for g in d_norm if g is not None)]
+            for p, g, v in zip(trained, gradients, velocities, strict=True):
                 sgd_step(p, g, v, lr[epoch], momentum, weight_decay)
-    parameters = np.concatenate([p.ravel() for pair in zip(weights, biases, strict=True) for p in pair])
-    fixed = weights, biases, slopes, scale, shift
+    flat = []
+    for w, b, state in zip(weights, biases, norm, strict=True):
+        flat += [w.ravel(), b] if state is None else [w.ravel(), b, state.ravel()]
+    fixed = weights, biases, slopes, norm, adds, scale, shift
     record = [*evaluate(x, train_rows, train_labels, *fixed), *evaluate(x, test_rows, test_labels, *fixed)]
-    return parameters, loss_curve, np.array(record)
+    return np.concatenate(flat), loss_curve, np.array(record)

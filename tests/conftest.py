@@ -5,6 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+
+if not torch.cuda.is_available():  # before triton is imported: its kernels then run in the interpreter
+    os.environ["TRITON_INTERPRET"] = "1"
 
 import wsfast
 
@@ -44,3 +48,9 @@ def data_root():
     if "WSFAST_DATA" not in os.environ:
         pytest.skip("WSFAST_DATA is not set: no real data sets on this machine")
     return Path(os.environ["WSFAST_DATA"])
+
+
+@pytest.fixture(scope="session")
+def device():
+    """Where Triton kernels are tested: a GPU where there is one, else the CPU in the interpreter."""
+    return "cuda" if torch.cuda.is_available() else "cpu"

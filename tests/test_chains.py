@@ -68,6 +68,8 @@ def test_bad_input(zoo, monkeypatch):
     with pytest.raises(ValueError, match=r"by cosine only"):
         chains.feature_kernel("raw", zoo, cosine=False)
     with pytest.raises(ValueError, match=r"backend must be one of"):
+        wsfast.chain_gram(zoo, backend="tritium")
+    with pytest.raises(ValueError, match=r"backend triton"):
         wsfast.chain_gram(zoo, backend="triton")
     monkeypatch.setattr(chains, "GRAM_LIMIT", 1000)
     with pytest.raises(ValueError, match=r"chain_gram: 40 x 64 x 64 would take .* GiB, .*use chain_kernel"):

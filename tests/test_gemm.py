@@ -1,6 +1,14 @@
 import numpy as np
 import pytest
-from wsfast.kernels.numba.gemm import gather, multiply, multiply_backward, multiply_sgd, padded, transpose
+from wsfast.kernels.numba.gemm import (
+    gather,
+    multiply,
+    multiply_backward,
+    multiply_sgd,
+    multiply_sgd_narrow,
+    padded,
+    transpose,
+)
 from wsfast.kernels.numba.tile import LANES
 
 SHAPES = [
@@ -11,6 +19,7 @@ SHAPES = [
     (15, 3 * LANES, 700),
     (2, 1, 0),
     (37, LANES, 40),
+    (33, 2, 8 * LANES),
 ]
 
 
@@ -69,6 +78,15 @@ def test_multiply_sgd(m, n, k, as_good_as):
     )
     as_good_as("velocity", v, v_oracle, v_base)
     as_good_as("weight", w, w_oracle, w_base)
+
+    if k % LANES == 0 and n < LANES:
+        w, v = operands(m, n, k)[2], np.random.default_rng(k).standard_normal(w.shape).astype(np.float32)
+        columns = np.ascontiguousarray(b[:, :n].T)
+        multiply_sgd_narrow(
+            a.ravel(), 0, k, columns.ravel(), 0, k, w.reshape(-1), v.reshape(-1), 0, ld, m, n, k, lr, momentum, decay
+        )
+        as_good_as("velocity", v[:, :n], v_oracle[:, :n], v_base[:, :n])
+        as_good_as("weight", w[:, :n], w_oracle[:, :n], w_base[:, :n])
 
 
 def test_transpose():

@@ -75,6 +75,39 @@ def test_untrained_networks(zoo, four_tasks):
         np.testing.assert_array_equal(array, never.parameters[name])
 
 
+@pytest.fixture(scope="module")
+def residual():
+    return wsfast.generate("resnet-mlp12", wsfast.tasks("digits", n=2), repeats=2, width=24, progress=False)
+
+
+def test_residual_networks_learn_and_are_what_torch_computes(residual):
+    import torch
+
+    tasks = wsfast.tasks("digits", n=2)
+    assert residual.records["train_accuracy"].min() == 1
+    assert residual.records["test_accuracy"].min() > 0.95
+    assert not residual.diverged.any()
+    for i in range(len(residual)):
+        task = tasks[int(residual.labels[i])]
+        with torch.no_grad():
+            logits = residual.to_torch(i)(torch.from_numpy(tasks.inputs(task.test_rows)))
+        labels = torch.from_numpy(task.test_labels)
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        assert residual.records["test_loss"][i] == pytest.approx(loss, rel=1e-3, abs=1e-6)
+        assert residual.records["test_accuracy"][i] == (logits.argmax(1) == labels).double().mean().item()
+
+
+def test_residual_networks_are_the_same_bits_alone_and_untrained(residual):
+    one = wsfast.generate("resnet-mlp12", wsfast.tasks("digits", n=1), repeats=1, width=24, progress=False)
+    same_bits(one, residual[0])
+    recipe = replace(DIGITS, epochs=0)
+    never = wsfast.generate(
+        "resnet-mlp12", wsfast.tasks("digits", n=2), repeats=2, width=24, recipe=recipe, progress=False
+    )
+    for name, array in untrained(residual).parameters.items():
+        np.testing.assert_array_equal(array, never.parameters[name], err_msg=name)
+
+
 def test_augmented_images_train():
     images = np.random.default_rng(0).integers(0, 255, (60, 3, 8, 8)).astype(np.uint8)
     tasks = wsfast.tasks(images, np.arange(60) % 2)
@@ -117,10 +150,12 @@ def test_bad_input(four_tasks):
 
     with pytest.raises(ValueError, match=r"network must be one of"):
         generate("vgg")
-    with pytest.raises(ValueError, match=r"backend must be one of reference, numba, got 'cuda'"):
+    with pytest.raises(ValueError, match=r"backend must be one of reference, numba, triton, got 'cuda'"):
         generate(backend="cuda")
-    with pytest.raises(ValueError, match=r"device must be one of cpu, got 'cuda'"):
-        generate(device="cuda")
+    with pytest.raises(ValueError, match=r"backend numba runs on cpu, not on cuda"):
+        generate(backend="numba", device="cuda")
+    with pytest.raises(ValueError, match=r"device must be one of cpu, cuda, got 'tpu'"):
+        generate(device="tpu")
     with pytest.raises(ValueError, match=r"repeats must be at least 1, got 0"):
         generate(repeats=0)
     with pytest.raises(ValueError, match=r"seed must be 0\.\.2\^64 - 1, got -1"):
@@ -130,7 +165,7 @@ def test_bad_input(four_tasks):
     with pytest.raises(ValueError, match=r"a declaration has its own"):
         generate(wsfast.network("mlp4", (1, 8, 8), 2), width=5)
     images = wsfast.tasks(np.zeros((8, 3, 16, 16), np.uint8), np.arange(8) % 2)
-    with pytest.raises(ValueError, match=r"trains fully connected networks .mlp4., not plainnet5"):
+    with pytest.raises(ValueError, match=r"trains fully connected networks .mlp4, resnet-mlp12., not plainnet5"):
         wsfast.generate("plainnet5", images, repeats=1)
     flat = wsfast.tasks(np.random.default_rng(0).random((8, 4)), np.arange(8) % 2)
     with pytest.raises(ValueError, match=r"random crops need images"):

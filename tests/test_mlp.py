@@ -5,7 +5,8 @@ from wsfast.kernels.numba import mlp as compiled
 from wsfast.reference import mlp, philox
 
 
-def problem(sizes, n=41, n_test=13, batch_size=8, epochs=3, pad=-1, shape=None, slopes=None, **changes):
+def problem(sizes, n=41, n_test=13, batch_size=8, epochs=3, pad=-1, shape=None, slopes=None, norms=None, adds=None,
+            **changes):  # fmt: skip
     """A whole run's arguments, by name, drawn from the sizes."""
     rng = np.random.default_rng(sizes)
     d, layers = sizes[0], len(sizes) - 1
@@ -20,6 +21,8 @@ def problem(sizes, n=41, n_test=13, batch_size=8, epochs=3, pad=-1, shape=None, 
         "test_labels": labels[n:],
         "sizes": np.array(sizes),
         "slopes": np.array(slopes or [0.0] * (layers - 1) + [1.0], np.float32),
+        "norms": np.array(norms or [0] * layers),
+        "adds": np.array(adds or [-1] * layers),
         "scale": np.full(d, 1 / 64, np.float32),
         "shift": np.full(d, -2, np.float32),
         "shape": np.array(shape or (1, 1, d)),
@@ -47,6 +50,22 @@ CASES = {
     "augmented": problem((3 * 8 * 6, 20, 3), pad=2, shape=(3, 8, 6)),
     "no test samples": problem((6, 8, 2), n_test=0),
 }
+RESIDUAL = {
+    "one normed layer": problem((5, 3), norms=[1]),
+    "norm on the logits, leaky": problem((7, 9, 4), slopes=[0.01, 0.01], norms=[0, 1]),
+    "sums without norms": problem((6, 10, 10, 10, 3), adds=[-1, 0, 1, -1]),
+    "two sums of one layer": problem((6, 7, 7, 7, 7, 2), norms=[1, 0, 1, 0, 0], adds=[-1, -1, 0, 0, -1]),
+    "sum of logits": problem((8, 3, 3), slopes=[1.0, 1.0], adds=[-1, 0]),
+    "odd blocks": problem((9, *[11] * 6, 3), norms=[1] * 6 + [0], adds=[-1, -1, -1, 1, -1, 3, -1]),
+    "last batch of one": problem((9, *[13] * 4, 2), n=33, batch_size=16, norms=[1] * 4 + [0], adds=[-1, -1, -1, 1, -1]),
+    "batches of one": problem((4, 5, 5, 2), n=6, batch_size=1, norms=[1, 1, 0], adds=[-1, 0, -1]),
+    "normed tile + 1": problem((65, *[33] * 4, 5), n=170, batch_size=129, norms=[1] * 4 + [0],
+                               adds=[-1, -1, -1, 1, -1]),
+    "the paper's": problem((20, *[32] * 12, 2), n=96, batch_size=32, norms=[1] * 12 + [0],
+                           adds=[k - 2 if k in range(3, 12, 2) else -1 for k in range(13)]),
+}  # fmt: skip
+assert not CASES.keys() & RESIDUAL.keys()
+CASES |= RESIDUAL
 
 
 def run(op, case):
@@ -55,12 +74,17 @@ def run(op, case):
 
 def torch_run(case, dtype):
     """The same run by torch autograd and torch.optim.SGD: parameters [P]."""
-    sizes, slopes = case["sizes"], case["slopes"]
+    slopes, norms, adds = case["slopes"], case["norms"], case["adds"]
     key = case["seed"], case["task"], case["repeat"]
-    weights, biases = mlp.initial_parameters(sizes, *key)
-    params = [
-        torch.tensor(p, dtype=dtype, requires_grad=True) for pair in zip(weights, biases, strict=True) for p in pair
-    ]
+    starts = *mlp.initial_parameters(case["sizes"], *key, norms), mlp.initial_norm(case["sizes"], norms)
+    layers = []
+    for w, b, state in zip(*starts, strict=True):
+        layer = [
+            torch.tensor(p, dtype=dtype, requires_grad=True) for p in (w, b, *(() if state is None else state[:2]))
+        ]
+        running = [] if state is None else [torch.tensor(p, dtype=dtype) for p in state[2:]]
+        layers.append((layer, running))
+    params = [p for layer, _ in layers for p in layer]
     optimiser = torch.optim.SGD(params, lr=1, momentum=case["momentum"], weight_decay=case["weight_decay"])
     n = len(case["train_rows"])
     for epoch, lr in enumerate(case["lr"]):
@@ -70,25 +94,23 @@ def torch_run(case, dtype):
         for start in range(0, n, case["batch_size"]):
             chosen = order[start : start + case["batch_size"]]
             crop = crops[chosen] if crops is not None else None
-            h = torch.tensor(
-                mlp.batch(
-                    case["x"],
-                    case["train_rows"][chosen],
-                    case["scale"],
-                    case["shift"],
-                    case["shape"],
-                    crop,
-                    case["pad"],
-                ),
-                dtype=dtype,
-            )
-            for k in range(len(slopes)):
-                h = torch.nn.functional.leaky_relu(h @ params[2 * k] + params[2 * k + 1], float(slopes[k]))
-            loss = torch.nn.functional.cross_entropy(h, torch.tensor(case["train_labels"][chosen]))
+            rows = case["train_rows"][chosen]
+            inputs = mlp.batch(case["x"], rows, case["scale"], case["shift"], case["shape"], crop, case["pad"])
+            outputs = [torch.tensor(inputs, dtype=dtype)]
+            for k, ((w, b, *affine), running) in enumerate(layers):
+                y = torch.nn.functional.leaky_relu(outputs[-1] @ w + b, float(slopes[k]))
+                if norms[k] and len(chosen) > 1:
+                    y = torch.nn.functional.batch_norm(y, *running, *affine, training=True)
+                elif norms[k]:  # torch refuses a single sample
+                    running[0] += 0.1 * (y.detach()[0] - running[0])
+                    running[1] *= 0.9
+                    y = affine[0] * (y - y.mean(dim=0)) + affine[1]
+                outputs.append(y + outputs[adds[k] + 1] if adds[k] >= 0 else y)
+            loss = torch.nn.functional.cross_entropy(outputs[-1], torch.tensor(case["train_labels"][chosen]))
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-    return np.concatenate([p.detach().numpy().ravel() for p in params])
+    return np.concatenate([p.detach().numpy().ravel() for layer, running in layers for p in (*layer, *running)])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -116,19 +138,42 @@ def test_untrained_networks_are_the_same_bits(name):
     np.testing.assert_array_equal(run(compiled.train_mlp, case)[0], mlp.train_mlp(**case)[0].astype(np.float32))
 
 
-def test_gradients_by_finite_differences():
+PLAIN = {"sizes": (6, 5, 4, 3), "slopes": [0.0, 0.01, 1.0], "norms": [0, 0, 0], "adds": [-1, -1, -1]}
+BLOCKS = {
+    "sizes": (6, 5, 5, 5, 5, 3),
+    "slopes": [0.0, 0.01, 1.0, 0.0, 1.0],
+    "norms": [1, 0, 1, 1, 0],
+    "adds": [-1, 0, -1, 1, -1],
+}
+
+
+@pytest.mark.parametrize("net", [PLAIN, BLOCKS], ids=["plain", "residual"])
+def test_gradients_by_finite_differences(net):
     rng = np.random.default_rng(5)
-    sizes, slopes = (6, 5, 4, 3), [0.0, 0.01, 1.0]
-    weights, biases = mlp.initial_parameters(sizes, 1, 2, 3)
+    sizes, slopes, adds = net["sizes"], net["slopes"], net["adds"]
+    weights, biases = mlp.initial_parameters(sizes, 1, 2, 3, net["norms"])
+    norm = mlp.initial_norm(sizes, net["norms"])
     x, labels = rng.standard_normal((7, 6)), rng.integers(0, 3, 7)
+    for state in norm:
+        if state is not None:
+            state[:2] += rng.standard_normal(state[:2].shape) / 2
+
+    def run_forward():
+        return mlp.forward(x, weights, biases, slopes, norm, adds, training=True)
 
     def loss():
-        return mlp.cross_entropy(mlp.forward(x, weights, biases, slopes)[-1], labels)[0].mean()
+        return mlp.cross_entropy(run_forward()[1][-1], labels)[0].mean()
 
-    outputs = mlp.forward(x, weights, biases, slopes)
-    d_weights, d_biases = mlp.backward(outputs, mlp.cross_entropy(outputs[-1], labels)[1], weights, slopes)
-    for name, arrays, gradients in (("weight", weights, d_weights), ("bias", biases, d_biases)):
+    activations, outputs = run_forward()
+    at_logits = mlp.cross_entropy(outputs[-1], labels)[1]
+    d_weights, d_biases, d_norm = mlp.backward(activations, outputs, at_logits, weights, slopes, norm, adds)
+    affine = [state if state is None else state[:2] for state in norm]
+    kinds = (("weight", weights, d_weights), ("bias", biases, d_biases), ("gamma, beta", affine, d_norm))
+    for name, arrays, gradients in kinds:
         for k, (array, gradient) in enumerate(zip(arrays, gradients, strict=True)):
+            if array is None:
+                assert gradient is None
+                continue
             for index in np.ndindex(array.shape):
                 before, step = array[index], 1e-6
                 array[index] = before + step
@@ -137,6 +182,34 @@ def test_gradients_by_finite_differences():
                 slope = (up - loss()) / (2 * step)
                 array[index] = before
                 assert abs(slope - gradient[index]) < 1e-7, f"{name} {k} at {index}"
+
+
+def test_evaluation_reads_the_running_statistics():
+    """A record does not depend on how many samples are looked at together."""
+    for op in (mlp.train_mlp, compiled.train_mlp):
+        case = RESIDUAL["odd blocks"]
+        parameters, _, record = run(op, case)
+        whole = {**case, "test_rows": case["train_rows"], "test_labels": case["train_labels"]}
+        np.testing.assert_allclose(run(op, whole)[2][2:], record[:2], rtol=1e-5)
+        single = {**case, "test_rows": case["test_rows"][:1], "test_labels": case["test_labels"][:1]}
+        sizes, at, h = (
+            case["sizes"],
+            0,
+            mlp.batch(case["x"], single["test_rows"], case["scale"], case["shift"], *[None] * 2, 0),
+        )
+        outputs = [h]
+        for k in range(len(sizes) - 1):
+            n_in, n = sizes[k], sizes[k + 1]
+            z = outputs[-1] @ parameters[at : at + n_in * n].reshape(n_in, n) + parameters[at + n_in * n :][:n]
+            y = np.where(z > 0, z, case["slopes"][k] * z)
+            at += (n_in + 1) * n
+            if case["norms"][k]:
+                gamma, beta, mean, variance = parameters[at : at + 4 * n].reshape(4, n)
+                y = gamma * (y - mean) / np.sqrt(variance + 1e-5) + beta
+                at += 4 * n
+            outputs.append(y + outputs[case["adds"][k] + 1] if case["adds"][k] >= 0 else y)
+        loss = mlp.cross_entropy(outputs[-1], single["test_labels"])[0]
+        np.testing.assert_allclose(run(op, single)[2][2], loss[0], rtol=1e-4)
 
 
 def test_a_network_blows_up_visibly():

@@ -6,13 +6,15 @@ import torch
 
 import wsfast
 from wsfast.chains import chain_width
-from wsfast.network import mlp, mlp_layers
+from wsfast.network import Layer, Network, batchnorm, fully_connected, linear, mlp, mlp_layers
 from wsfast.weights import WeightSet
 
 ALL = {
     "mlp4": wsfast.network("mlp4", (1, 8, 8), 3, width=12),
     "mlp4-published": wsfast.network("mlp4-published", (20,), 2, width=7),
     "leaky": mlp((9,), 4, (6, 5), slope=0.01),
+    "resnet-mlp12": wsfast.network("resnet-mlp12", (1, 8, 8), 3, width=12),
+    "sums": fully_connected((7,), 3, (5, 5, 3), (0.01, 0.0, 1.0, 0.0), (0, 1, 1, 1), (-1, 0, -1, 2)),
     "plainnet5": wsfast.network("plainnet5", (3, 16, 16), 4, width=3),
     "gru2": wsfast.network("gru2", (5, 11), 3, width=6),
 }
@@ -52,7 +54,8 @@ def test_permuting_groups_keeps_the_function_and_the_chains(name):
     other = permuted(zoo)
     assert outputs(zoo).std() > 0
     np.testing.assert_allclose(outputs(other), outputs(zoo), rtol=1e-9, atol=1e-12)
-    for chain in range(1, min(3, len(zoo.network.chains)) + 1):
+    images = zoo.network.name == "plainnet5"  # the Gram of its fourth chain is large
+    for chain in range(1, 4 if images else len(zoo.network.chains) + 1):
         for unit in (False, True):
             g = wsfast.chain_gram(zoo, chain, column_normalize=unit)
             h = wsfast.chain_gram(other, chain, column_normalize=unit)
@@ -108,13 +111,72 @@ def test_gru_chain_is_the_stacked_weight():
     np.testing.assert_allclose(wsfast.chain_gram(zoo)[0], w.T @ w, rtol=1e-5)
 
 
-def test_plain_chains_of_linear_layers_are_recognised():
-    sizes, slopes = mlp_layers(ALL["leaky"])
+def test_resnet_mlp12_is_six_blocks_of_two():
+    net = ALL["resnet-mlp12"]
+    sizes, slopes, norms, adds = mlp_layers(net)
+    assert sizes.tolist() == [64, *[12] * 12, 3]
+    assert slopes.tolist() == [0.0] * 12 + [1.0]
+    assert norms.tolist() == [1] * 12 + [0]
+    assert adds.tolist() == [-1, -1, -1, 1, -1, 3, -1, 5, -1, 7, -1, 9, -1]
+    assert [len(chain) for chain in net.chains] == list(range(1, 13))
+    assert net.chains[11][-1] == "fc12.weight"
+    assert wsfast.network("resnet-mlp12", (3, 32, 32), 2).size == 1_536_500 + 11 * 250_500 + 12 * 1000 + 1002
+    shared = {net.parameter(f"fc{k}.weight").axes[1] for k in range(2, 13, 2)}
+    assert shared == {"hidden2"}
+    assert len(net.groups) == 1 + 6
+
+
+def test_a_residual_module_in_training_is_torchs_too():
+    zoo = random_set(ALL["resnet-mlp12"])
+    module = zoo.to_torch(0).train()
+    x = torch.randn(16, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    h, blocks = x.flatten(1), []
+    for k in range(1, 13):
+        linear, norm = getattr(module, f"fc{k}"), getattr(module, f"bn{k}")
+        a = torch.relu(linear(h))
+        h = norm.weight * (a - a.mean(0)) / torch.sqrt(a.var(0, unbiased=False) + 1e-5) + norm.bias
+        if k % 2 == 0:
+            h = h + blocks[-1] if blocks else h
+            blocks.append(h)
+    want = module.fc13(h).detach().numpy()
+    np.testing.assert_allclose(module(x).detach().numpy(), want, atol=1e-5 * np.abs(want).max())
+    before = zoo.parameters["bn1.running_mean"][0]
+    assert not np.allclose(module.bn1.running_mean.numpy(), before)
+
+
+def test_chains_of_linear_layers_are_recognised():
+    sizes, slopes, norms, adds = mlp_layers(ALL["leaky"])
     assert sizes.tolist() == [9, 6, 5, 4]
     np.testing.assert_allclose(slopes, [0.01, 0.01, 1.0])
+    assert norms.tolist() == [0, 0, 0]
+    assert adds.tolist() == [-1, -1, -1]
     assert mlp_layers(ALL["mlp4-published"])[1].tolist() == [0, 0, 0, 0]
+    sizes, slopes, norms, adds = mlp_layers(ALL["sums"])
+    assert sizes.tolist() == [7, 5, 5, 3, 3]
+    np.testing.assert_allclose(slopes, [0.01, 0.0, 1.0, 0.0])
+    assert norms.tolist() == [0, 1, 1, 1]
+    assert adds.tolist() == [-1, 0, -1, 2]
+    assert {x.dtype for x in (sizes, norms, adds)} == {np.dtype(np.int64)}
     assert mlp_layers(ALL["plainnet5"]) is None
     assert mlp_layers(ALL["gru2"]) is None
+
+
+def test_what_is_no_chain_of_linear_layers():
+    first, second = linear("a", 4, 4, None, None), linear("b", 4, 4, None, None)
+    relu, norm = Layer("relu", "relu"), batchnorm("bn", 4, None, images=False)
+
+    def layers(*listed):
+        return mlp_layers(Network("test", (4,), 4, listed, ()))
+
+    assert layers(first, relu, norm, second) is not None
+    assert layers(first, norm, relu, second) is None
+    assert layers(first, relu, Layer("again", "leaky_relu"), second) is None
+    assert layers(relu, first) is None
+    assert layers(first, relu, second, Layer("add", "add", inputs=("b", "relu"))) is not None
+    assert layers(first, relu, second, Layer("add", "add", inputs=("b", "a"))) is None  # before its activation
+    assert layers(first, relu, second, Layer("add", "add", inputs=("b", "b"))) is None
+    assert layers(first, relu, Layer("add", "add", inputs=("relu", "flatten")), second) is None
+    assert layers(first, relu, second, Layer("add", "add", inputs=("b", "relu")), Layer("late", "relu")) is None
 
 
 def test_bad_input():
@@ -122,6 +184,10 @@ def test_bad_input():
         wsfast.network("resnet152", (8,), 2)
     with pytest.raises(ValueError, match=r"width must be at least 1, got 0"):
         wsfast.network("mlp4", (8,), 2, width=0)
+    with pytest.raises(ValueError, match=r"layer 1 adds the output of layer 0, want an earlier layer of the same size"):
+        fully_connected((4,), 2, (5,), (0.0, 1.0), (0, 0), (-1, 0))
+    with pytest.raises(ValueError, match=r"layer 0 adds the output of layer 0"):
+        fully_connected((4,), 4, (), (0.0,), (0,), (0,))
     with pytest.raises(ValueError, match=r"16x16 or more"):
         wsfast.network("plainnet5", (3, 8, 8), 2)
     with pytest.raises(ValueError, match=r"steps, alphabet"):

@@ -28,9 +28,32 @@ def test_round_trip_through_torch(zoo):
         np.testing.assert_allclose(back.to_torch(3)(x.flatten(1)), modules[3](x), atol=1e-6)
 
 
+class Blocks(nn.Module):
+    """Residual blocks as people write them: layers listed apart, the sum in forward."""
+
+    def __init__(self, width=5, sign=1, order="after"):
+        super().__init__()
+        torch.manual_seed(width)
+        self.norms = nn.ModuleList(nn.BatchNorm1d(width) for _ in range(2))
+        self.linears = nn.ModuleList(nn.Linear(n, width, bias=n == width) for n in (6, width))
+        self.act, self.head, self.sign, self.order = nn.LeakyReLU(0.2), nn.Linear(width, 3), sign, order
+        for norm in self.norms:
+            nn.init.uniform_(norm.weight, 0.5, 2)
+            nn.init.normal_(norm.running_mean)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+
+    def forward(self, x):
+        a = self.norms[0](self.act(self.linears[0](x)))
+        b = self.linears[1](a)
+        b = self.norms[1](self.act(b)) if self.order == "after" else self.act(self.norms[1](b))
+        return self.head(a + b if self.sign > 0 else a - b)
+
+
 @pytest.mark.parametrize(
     "model",
     [
+        Blocks(),
+        nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.BatchNorm1d(4, affine=False), nn.Dropout(), nn.Linear(4, 2)),
         sequential(),
         sequential(last=(nn.ReLU(),)),
         sequential(middle=nn.LeakyReLU(0.2)),
@@ -46,6 +69,24 @@ def test_anyones_networks_keep_their_outputs(model):
         np.testing.assert_allclose(zoo.to_torch(1)(x), model.eval()(x), atol=1e-6)
     assert zoo.repeats.tolist() == [0, 1]
     assert wsfast.chain_gram(zoo).shape[0] == 2
+
+
+def test_residual_round_trip_through_torch():
+    zoo = wsfast.generate("resnet-mlp12", wsfast.tasks("digits", n=1), repeats=2, width=9, progress=False)
+    back = WeightSet.from_torch([zoo.to_torch(i) for i in range(2)])
+    for name, array in zoo.parameters.items():
+        np.testing.assert_array_equal(back.parameters[name], array, err_msg=name)
+    assert back.network.chains == zoo.network.chains
+    assert back.network.groups == zoo.network.groups
+
+
+def test_residual_networks_that_cannot_be_read_are_refused():
+    with pytest.raises(ValueError, match=r"model 0: cannot read operation 'sub'"):
+        WeightSet.from_torch([Blocks(sign=-1)])
+    with pytest.raises(ValueError, match=r"model 0: cannot read layer 'act' .LeakyReLU.; want Linear, then ReLU"):
+        WeightSet.from_torch([Blocks(order="before")])
+    with pytest.raises(ValueError, match=r"model 1 has the shape 6-4-4-3, model 0 6-5-5-3"):
+        WeightSet.from_torch([Blocks(), Blocks(4)])
 
 
 def test_what_cannot_be_read_is_refused():

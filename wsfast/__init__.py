@@ -8,7 +8,7 @@ if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ 
 
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
-from .generation import generate  # noqa: E402
+from .generation import Interrupted, generate  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
 from .studying import StudyResult, study  # noqa: E402
@@ -17,6 +17,7 @@ from .weights import WeightSet  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = [
+    "Interrupted",
     "Network",
     "Recipe",
     "StudyResult",

@@ -1,6 +1,7 @@
-"""Which implementation of an op runs. A backend that is named and cannot run raises; nothing falls back."""
+"""Which implementation of an op runs, and where. A backend that is named and cannot run raises; nothing falls back."""
 
 import importlib
+import os
 from types import ModuleType
 
 OPS = {  # op -> the file that holds it, in every backend
@@ -10,20 +11,61 @@ OPS = {  # op -> the file that holds it, in every backend
     "chain_kernel": "gram",
     "dual_sgd": "classifier",
 }
-PACKAGES = {"reference": "wsfast.reference", "numba": "wsfast.kernels.numba"}
-DEFAULT = {"cpu": "numba"}
+PACKAGES = {
+    "reference": "wsfast.reference",
+    "numba": "wsfast.kernels.numba",
+    "triton": "wsfast.kernels.triton",
+}
+ONLY = {"triton": ("train_mlp",)}  # a backend that has some of the ops
+DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 
 def choose(backend: str | None = None, device: str = "cpu") -> str:
     """The backend's name, the device's default where None; ValueError for one that is not known or cannot run there."""
     if device not in DEFAULT:
-        raise ValueError(f"device must be one of {', '.join(DEFAULT)}, got {device!r} (no backend runs there yet)")
+        raise ValueError(f"device must be one of {', '.join(DEFAULT)}, got {device!r}")
     backend = backend or DEFAULT[device]
     if backend not in PACKAGES:
         raise ValueError(f"backend must be one of {', '.join(PACKAGES)}, got {backend!r}")
+    if (backend == "triton") != (device == "cuda") and not (backend == "triton" and interpreting()):
+        raise ValueError(f"backend {backend} runs on {runs_on(backend)}, not on {device} (device={runs_on(backend)!r})")
+    reason = missing(backend, device)
+    if reason:
+        raise ValueError(f"backend {backend} cannot run here: {reason}")
     return backend
 
 
-def load(op: str, backend: str | None = None) -> ModuleType:
+def runs_on(backend: str) -> str:
+    return "cuda" if backend == "triton" else "cpu"
+
+
+def interpreting() -> bool:
+    """Whether Triton's interpreter was asked for: kernels on the CPU, for tests, a thousand times slower."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def missing(backend: str, device: str | None = None) -> str | None:
+    """Why a backend cannot run on this machine; None where it can."""
+    if backend != "triton":
+        return None
+    try:
+        importlib.import_module("triton")
+    except ImportError as error:
+        return f"triton cannot be imported ({error})"
+    if interpreting() and device != "cuda":
+        return None
+    torch = importlib.import_module("torch")
+    if torch.cuda.is_available():
+        return None
+    built = torch.version.cuda or torch.version.hip
+    return f"torch {torch.__version__} " + (
+        "finds no GPU" if built else "is built for CPUs only (install its CUDA build)"
+    )
+
+
+def load(op: str, backend: str | None = None, device: str = "cpu") -> ModuleType:
     """The module that implements an op."""
-    return importlib.import_module(f"{PACKAGES[choose(backend)]}.{OPS[op]}")
+    backend = choose(backend, device)
+    if op not in ONLY.get(backend, OPS):
+        raise ValueError(f"{op}: backend {backend} does not have it (backend=None runs it on the CPU)")
+    return importlib.import_module(f"{PACKAGES[backend]}.{OPS[op]}")

@@ -1,6 +1,6 @@
 """The command line: wsfast study, wsfast info.
 
-Exit codes: 0 done, 2 a request that cannot be met (the message says why), 130 interrupted.
+Exit codes: 0 done, 1 the device failed, 2 a request that cannot be met (the message says why), 130 interrupted.
 """
 
 import argparse
@@ -10,9 +10,11 @@ import time
 from collections.abc import Sequence
 
 from . import __version__
-from .backends import DEFAULT, PACKAGES
+from .backends import DEFAULT, ONLY, PACKAGES, interpreting, missing
 from .datasets import LOADERS
+from .generation import PRECISIONS
 from .network import NETWORKS
+from .provenance import machine
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +39,7 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--epochs", type=int, help="passes over the data (default: what suits the data)")
     study.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
     study.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
+    study.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
     study.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     study.add_argument("--alpha", type=float, default=0.05, help="the error below which the paper accepts")
     study.add_argument("--classifier", default="ridge", choices=("ridge", "sgd"), help="sgd: the paper's recipe")
@@ -56,8 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"wsfast: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("wsfast: interrupted; nothing was written", file=sys.stderr)
+    except RuntimeError as error:  # a GPU that failed or is out of memory, said with the networks in work
+        print(f"wsfast: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt as stop:
+        print(f"wsfast: {str(stop) or 'interrupted'}; nothing was written", file=sys.stderr)
         return 130
 
 
@@ -78,6 +84,7 @@ def _study(args: argparse.Namespace) -> int:
         width=args.width,
         backend=args.backend,
         device=args.device,
+        precision=args.precision,
     )
     result = study(
         zoo,
@@ -85,7 +92,7 @@ def _study(args: argparse.Namespace) -> int:
         classifier=args.classifier,
         permutations=args.permutations,
         seed=args.seed,
-        backend=args.backend,
+        backend=None if args.backend in ONLY else args.backend,
     )
     result.numbers["timing"]["total_s"] = time.perf_counter() - start
     report = result.save(out)
@@ -124,10 +131,13 @@ def _info(args: argparse.Namespace) -> int:
 
 
 def backends() -> dict[str, str]:
-    """What each backend runs on here."""
+    """What each backend runs on here, or why it cannot."""
     from .kernels.numba.tile import LANES
 
+    reason = missing("triton")
+    where = f"cuda (default there): {machine('cuda')}" if not reason and not interpreting() else "cpu: its interpreter"
     return {
         "numba": f"cpu (default): float32, {LANES} lanes a vector, compiled code kept between runs",
+        "triton": f"cannot run here: {reason}" if reason else where,
         "reference": "cpu: NumPy float64, the specification, slow",
     }

@@ -1,7 +1,7 @@
 """Train a population: every network a pure function of (network, task, recipe, seed, repeat)."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,8 +15,17 @@ from .recipe import Recipe
 from .taskset import TaskSet
 from .weights import WeightSet
 
+BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
-PRECISION = {"numba": "fp32", "reference": "fp64"}
+PRECISIONS = {"numba": ("fp32",), "reference": ("fp64",), "triton": ("tf32x3", "tf32", "bf16", "ieee")}
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C during generate. finished: the WeightSet of the networks that were done."""
+
+    def __init__(self, finished: WeightSet) -> None:
+        super().__init__(f"interrupted with {len(finished)} networks finished")
+        self.finished = finished
 
 
 def generate(
@@ -29,19 +38,23 @@ def generate(
     width: int | None = None,
     backend: str | None = None,
     device: str = "cpu",
+    precision: str | None = None,
     threads: int | None = None,
     progress: bool | None = None,
 ) -> WeightSet:
     """Train `repeats` networks on every task.
 
     network: a name (wsfast.network) or a declaration for the tasks' shape and classes. seed: 0 .. 2^64 - 1. recipe,
-    width: what suits the data where None; a recipe of 0 epochs gives untrained networks. backend: "numba" (float32, the
-    CPU's default) or "reference" (NumPy float64, slow). threads: networks trained at the same time, all cores where
-    None. progress: a bar on stderr; None shows it on a terminal only.
+    width: what suits the data where None; a recipe of 0 epochs gives untrained networks. device: "cpu" or "cuda".
+    backend: "numba" (float32, the CPU's default), "triton" (CUDA's) or "reference" (NumPy float64, slow). precision: of
+    triton's products, "tf32x3" (as good as float32, the default), "tf32" or "bf16"; float32 state with each. threads:
+    networks trained at the same time on a CPU, all cores where None. progress: a bar on stderr; None shows it on a
+    terminal only.
 
-    A network's bits depend on (network, task, recipe, seed, repeat) and the backend alone, not on its neighbours, their
-    number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C stops after the
-    networks in work. Returns a WeightSet ordered by task, then repeat. ValueError for what cannot be trained.
+    A network's bits depend on (network, task, recipe, seed, repeat), the backend and its precision alone, not on its
+    neighbours, their number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C raises
+    Interrupted, which holds the finished networks. Returns a WeightSet ordered by task, then repeat. ValueError for
+    what cannot be trained; RuntimeError names the networks in work when a GPU fails.
     """
     backend = backends.choose(backend, device)
     if isinstance(network, str):
@@ -58,44 +71,107 @@ def generate(
     if not 0 <= seed < 2**64:
         raise ValueError(f"generate: seed must be 0..2^64 - 1, got {seed}")
     recipe = recipe or tasks.recipe
-    train = trainer(network, tasks, recipe, seed, backend)
+    if precision is not None and precision not in PRECISIONS[backend]:
+        raise ValueError(
+            f"generate: precision of {backend} must be {' or '.join(PRECISIONS[backend])}, got {precision!r}"
+        )
+    precision = precision or PRECISIONS[backend][0]
 
     count = len(tasks) * repeats
     parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
     curves, records = np.empty((count, recipe.epochs)), np.empty((count, len(RECORDS)))
-    start = time.perf_counter()
+    labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
+    done, start = np.zeros(count, bool), time.perf_counter()
+
+    def weight_set() -> WeightSet:
+        seconds = time.perf_counter() - start
+        info = {
+            "data": tasks.name,
+            "source": tasks.source,
+            "seed": seed,
+            "repeats": repeats,
+            "recipe": recipe.to_dict(),
+            "backend": backend,
+            "precision": precision,
+            "threads": threads or available(),
+            "generate_s": seconds,
+            "networks_per_s": done.sum() / seconds,
+            **provenance.record(device),
+        }
+        found = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
+        made = WeightSet(network, parameters, labels, numbers, tuple(tasks.names), found, info)
+        return made if done.all() else made[done]
+
+    title = f"train {network.name} on {tasks.name}"
+    with tqdm(total=count, desc=title, unit="net", disable=_hidden(progress), bar_format=BAR) as bar:
+        if backend == "triton":
+            batches = _on_gpu(network, tasks, recipe, repeats, seed, precision, device, bar.update)
+        else:
+            batches = _on_cpu(network, tasks, recipe, repeats, seed, backend, threads, bar.update)
+        try:
+            for some, flat, curve, record in batches:
+                at = 0
+                for p in network.parameters:
+                    parameters[p.name][some] = flat[:, at : at + p.size].reshape(-1, *p.shape)
+                    at += p.size
+                curves[some], records[some], done[some] = curve, record, True
+        except KeyboardInterrupt:
+            raise Interrupted(weight_set()) from None
+    return weight_set()
+
+
+Batch = tuple[slice, np.ndarray, np.ndarray, np.ndarray]  # which networks, parameters [n, P], curves, records
+
+
+def _on_cpu(
+    network: Network,
+    tasks: TaskSet,
+    recipe: Recipe,
+    repeats: int,
+    seed: int,
+    backend: str,
+    threads: int | None,
+    tick: Callable[[float], Any],
+) -> Iterator[Batch]:
+    train = trainer(network, tasks, recipe, seed, backend)
     jobs = [(t, r) for t in range(len(tasks)) for r in range(repeats)]
-    with tqdm(total=count, desc=f"train {network.name} on {tasks.name}", unit="net", disable=_hidden(progress)) as bar:
-        for (t, r), (flat, curve, record) in unordered(lambda job: train(*job), jobs, threads):
-            i, at = t * repeats + r, 0
-            for p in network.parameters:
-                parameters[p.name][i] = flat[at : at + p.size].reshape(p.shape)
-                at += p.size
-            curves[i], records[i] = curve, record
-            bar.update()
-    seconds = time.perf_counter() - start
-    info = {
-        "data": tasks.name,
-        "source": tasks.source,
-        "seed": seed,
-        "repeats": repeats,
-        "recipe": recipe.to_dict(),
-        "backend": backend,
-        "precision": PRECISION[backend],
-        "threads": threads or available(),
-        "generate_s": seconds,
-        "networks_per_s": count / seconds,
-        **provenance.record(),
-    }
-    return WeightSet(
-        network,
-        parameters,
-        np.repeat(np.arange(len(tasks)), repeats),
-        np.tile(np.arange(repeats), len(tasks)),
-        tuple(tasks.names),
-        {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves},
-        info,
+    for (t, r), (flat, curve, record) in unordered(lambda job: train(*job), jobs, threads):
+        i = t * repeats + r
+        yield slice(i, i + 1), flat[None], curve[None], record[None]
+        tick(1)
+
+
+def _on_gpu(
+    network: Network,
+    tasks: TaskSet,
+    recipe: Recipe,
+    repeats: int,
+    seed: int,
+    precision: str,
+    device: str,
+    tick: Callable[[float], Any],
+) -> Iterator[Batch]:
+    layers, shape, pad = _fully_connected(network, tasks, recipe, "triton")
+    chunks = backends.load("train_mlp", "triton", device).train_chunks(
+        tasks.x,
+        [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
+        [(t, r) for t in range(len(tasks)) for r in range(repeats)],
+        *layers,
+        tasks.scale,
+        tasks.shift,
+        shape,
+        recipe.learning_rates(),
+        recipe.momentum,
+        recipe.weight_decay,
+        recipe.batch_size,
+        pad,
+        seed,
+        precision,
+        device,
+        tick=tick,
     )
+    for done in chunks:
+        yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
 
 
 def _hidden(progress: bool | None) -> bool | None:
@@ -104,15 +180,8 @@ def _hidden(progress: bool | None) -> bool | None:
 
 def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
     """train(task, repeat) -> (parameters [P], loss curve [epochs], record [4])."""
-    layers = mlp_layers(network)
-    if layers is None:
-        raise ValueError(f"generate: backend {backend} trains fully connected networks (mlp4), not {network.name}")
-    if recipe.pad is not None and len(tasks.shape) != 3:
-        raise ValueError(f"generate: random crops need images [channels, height, width], got {tasks.shape} (pad=None)")
+    layers, shape, pad = _fully_connected(network, tasks, recipe, backend)
     op = backends.load("train_mlp", backend).train_mlp
-    sizes, slopes = layers
-    shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)
-    pad = -1 if recipe.pad is None else recipe.pad
     lr = recipe.learning_rates()
     key = np.uint64(seed)  # one type for every seed, one compilation
 
@@ -124,8 +193,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
             task.train_labels,
             task.test_rows,
             task.test_labels,
-            sizes,
-            slopes,
+            *layers,
             tasks.scale,
             tasks.shift,
             shape,
@@ -140,6 +208,19 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
         )
 
     return train
+
+
+def _fully_connected(network: Network, tasks: TaskSet, recipe: Recipe, backend: str) -> tuple[Any, np.ndarray, int]:
+    """((sizes, slopes, norms, adds), the images' shape, the crops' padding or -1); ValueError for other networks."""
+    layers = mlp_layers(network)
+    if layers is None:
+        raise ValueError(
+            f"generate: backend {backend} trains fully connected networks (mlp4, resnet-mlp12), not {network.name}"
+        )
+    if recipe.pad is not None and len(tasks.shape) != 3:
+        raise ValueError(f"generate: random crops need images [channels, height, width], got {tasks.shape} (pad=None)")
+    shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)
+    return layers, shape, -1 if recipe.pad is None else recipe.pad
 
 
 def untrained(zoo: WeightSet) -> WeightSet:

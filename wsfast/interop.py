@@ -1,13 +1,15 @@
 """To and from torch: a declaration as an nn.Module with torch's own parameter names."""
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
-from .network import Layer, Network, mlp
+from .network import Layer, Network, fully_connected, mlp
 
 
 class LastStep(nn.Module):
@@ -31,6 +33,30 @@ class MeanPool(nn.Module):
         return x.mean(dim=(2, 3))
 
 
+class Add(nn.Module):
+    """The sum of two earlier outputs, `inputs` their modules' names."""
+
+    def __init__(self, inputs: Sequence[str]):
+        super().__init__()
+        self.inputs = tuple(inputs)
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return a + b
+
+
+class Residual(nn.Sequential):
+    """A Sequential that hands every Add the outputs it names."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wanted = {name for module in self if isinstance(module, Add) for name in module.inputs}
+        kept: dict[str, torch.Tensor] = {}
+        for name, module in self.named_children():
+            x = module(*(kept[i] for i in module.inputs)) if isinstance(module, Add) else module(x)
+            if name in wanted:
+                kept[name] = x
+        return x
+
+
 def _linear(layer: Layer) -> nn.Module:
     n_in, n_out = layer.parameters[0].shape
     return nn.Linear(n_in, n_out)
@@ -39,6 +65,11 @@ def _linear(layer: Layer) -> nn.Module:
 def _conv(layer: Layer) -> nn.Module:
     n_in, _, _, n_out = layer.parameters[0].shape
     return nn.Conv2d(n_in, n_out, 3, padding=1)
+
+
+def _batchnorm(layer: Layer) -> nn.Module:
+    n = layer.parameters[0].shape[0]
+    return nn.BatchNorm2d(n) if layer.options.get("images", True) else nn.BatchNorm1d(n)
 
 
 def _gru(layer: Layer) -> nn.Module:
@@ -52,7 +83,8 @@ MODULES = {
     "relu": lambda layer: nn.ReLU(),
     "leaky_relu": lambda layer: nn.LeakyReLU(layer.options["slope"]),
     "conv": _conv,
-    "batchnorm": lambda layer: nn.BatchNorm2d(layer.parameters[0].shape[0]),
+    "batchnorm": _batchnorm,
+    "add": lambda layer: Add(layer.inputs),
     "maxpool": lambda layer: nn.MaxPool2d(2),
     "mean_pool": lambda layer: MeanPool(),
     "gru": _gru,
@@ -62,7 +94,7 @@ MODULES = {
 
 def to_module(network: Network, arrays: Mapping[str, np.ndarray]) -> nn.Module:
     """An nn.Sequential in eval mode with one network's parameters (our layout, float32); input [B, *input_shape]."""
-    module = nn.Sequential()
+    module = Residual() if any(layer.op == "add" for layer in network.layers) else nn.Sequential()
     for layer in network.layers:
         module.add_module(layer.name, MODULES[layer.op](layer))
     state = {p.name: torch.from_numpy(p.to_torch(np.asarray(arrays[p.name], np.float32))) for p in network.parameters}
@@ -73,6 +105,7 @@ def to_module(network: Network, arrays: Mapping[str, np.ndarray]) -> nn.Module:
     return module.eval()
 
 
+_SUMS = (operator.add, operator.iadd, torch.add)
 _SKIPPED = (nn.Sequential, nn.Identity, nn.Dropout)  # containers, and what eval mode passes through
 
 
@@ -80,31 +113,38 @@ def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.nda
     """(declaration, stacked parameters [N, *shape] float32) of fully connected torch networks of one shape.
 
     A model is read layer by layer in the order of its modules: Flatten, Linear, ReLU, LeakyReLU; Dropout and Identity
-    are passed over. Every model is then rebuilt from what was read and both must give the same outputs to 1e-6, so a
-    model whose `forward` does something else is refused. ValueError names the layer that cannot be read.
+    are passed over. One with BatchNorm1d (after the activation) is read from its torch.fx trace instead, which shows
+    residual sums: Linear, activation, BatchNorm1d, + an earlier layer's output, in this order. Every model is then
+    rebuilt from what was read and both must give the same outputs to 1e-6 in eval mode, so a model whose `forward` does
+    something else is refused. ValueError names the layer that cannot be read.
     """
     if not models:
         raise ValueError("from_torch: want at least one model, got none")
-    network = _read(models[0], "model 0")
+    network, _ = _read(models[0], "model 0")
     stacked = {p.name: np.empty((len(models), *p.shape), np.float32) for p in network.parameters}
     probe = torch.from_numpy(np.random.default_rng(0).standard_normal((8, *network.input_shape)).astype(np.float32))
     for i, model in enumerate(models):
-        found = _read(model, f"model {i}")
+        found, sources = _read(model, f"model {i}")
         if found != network:
             raise ValueError(f"from_torch: model {i} has the shape {_shapes(found)}, model 0 {_shapes(network)}")
-        for layer, source in zip((x for x in network.layers if x.op == "linear"), _linears(model), strict=True):
+        for layer, source in zip((x for x in network.layers if x.parameters), sources, strict=True):
             for p in layer.parameters:
                 tensor = getattr(source, p.name.rpartition(".")[2])
-                array = np.zeros(p.torch_shape) if tensor is None else tensor.detach().cpu().double().numpy()
+                fill = np.full(p.torch_shape, p.fill or 0.0)  # no bias, or a BatchNorm without its own scale
+                array = fill if tensor is None else tensor.detach().cpu().double().numpy()
                 stacked[p.name][i] = p.from_torch(array)
         _same_outputs(model, to_module(network, {k: v[i] for k, v in stacked.items()}), probe, i)
     return network, stacked
 
 
-def _read(model: nn.Module, where: str) -> Network:
-    linears = _linears(model)
+def _read(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
+    """The declaration, and the modules that hold the parameters of its layers."""
+    found = [m for _, m in model.named_modules(remove_duplicate=False)]
+    linears = [m for m in found if isinstance(m, nn.Linear)]
     if not linears:
         raise ValueError(f"from_torch: {where} has no Linear layer (want a fully connected network)")
+    if any(isinstance(m, nn.BatchNorm1d) for m in found):
+        return _read_graph(model, where)
     slopes: list[float] = []
     for name, module in model.named_modules(remove_duplicate=False):
         if isinstance(module, nn.Linear):
@@ -116,17 +156,62 @@ def _read(model: nn.Module, where: str) -> Network:
         elif not isinstance(module, (*_SKIPPED, nn.Flatten)) and not list(module.children()):
             raise ValueError(
                 f"from_torch: {where}: cannot read layer {name!r} ({type(module).__name__}); "
-                "fully connected networks of Linear, ReLU, LeakyReLU, Flatten are read"
+                "fully connected networks of Linear, ReLU, LeakyReLU, BatchNorm1d, Flatten are read"
             )
     widths = tuple(m.out_features for m in linears)
     if len(set(slopes[:-1])) > 1:
         raise ValueError(f"from_torch: {where}: hidden activations differ: slopes {slopes[:-1]}")
     hidden = slopes[0] if len(slopes) > 1 else 1.0
-    return mlp((linears[0].in_features,), widths[-1], widths[:-1], slope=hidden, last_slope=slopes[-1])
+    network = mlp((linears[0].in_features,), widths[-1], widths[:-1], slope=hidden, last_slope=slopes[-1])
+    return network, list(linears)
 
 
-def _linears(model: nn.Module) -> list[nn.Linear]:
-    return [m for _, m in model.named_modules(remove_duplicate=False) if isinstance(m, nn.Linear)]
+def _read_graph(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
+    """As _read, for a model whose BatchNorm and residual sums only its trace shows."""
+    try:
+        nodes = fx.symbolic_trace(model).graph.nodes
+    except (fx.proxy.TraceError, TypeError) as error:
+        raise ValueError(f"from_torch: {where}: torch.fx cannot trace its forward: {error}") from error
+    modules = dict(model.named_modules(remove_duplicate=False))
+    sources: list[nn.Module] = []
+    sizes: list[int] = []
+    slopes: list[float] = []
+    norms: list[int] = []
+    adds: list[int] = []
+    outputs: dict[Any, int] = {}  # a layer's output, which a later sum may add -> the layer
+    now, reached = None, 0  # the node before; what its layer has: 1 linear, 2 activation, 3 BatchNorm, 4 sum
+    for node in nodes:
+        module = modules[str(node.target)] if node.op == "call_module" else None
+        follows = node.args == (now,)
+        if node.op in ("placeholder", "output") or (follows and isinstance(module, (*_SKIPPED, nn.Flatten))):
+            pass
+        elif follows and isinstance(module, nn.Linear):
+            if slopes:
+                outputs[now] = len(slopes) - 1
+            sizes += [module.out_features] if sizes else [module.in_features, module.out_features]
+            slopes.append(1.0)
+            norms.append(0)
+            adds.append(-1)
+            reached = 1
+        elif follows and isinstance(module, (nn.ReLU, nn.LeakyReLU)) and reached == 1:
+            slopes[-1] = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
+            reached = 2
+        elif follows and isinstance(module, nn.BatchNorm1d) and reached in (1, 2) and module.track_running_stats:
+            norms[-1] = 1
+            reached = 3
+        elif node.target in _SUMS and reached in (1, 2, 3) and now in node.args and outputs.keys() & set(node.args):
+            adds[-1] = outputs[(outputs.keys() & set(node.args)).pop()]
+            reached = 4
+        else:
+            what = f"layer {str(node.target)!r} ({type(module).__name__})" if module else f"operation {node.name!r}"
+            raise ValueError(
+                f"from_torch: {where}: cannot read {what}; want Linear, then ReLU or LeakyReLU, BatchNorm1d with "
+                "running statistics, a sum with the output of an earlier Linear's group, each at most once, in order"
+            )
+        if isinstance(module, (nn.Linear, nn.BatchNorm1d)):
+            sources.append(module)
+        now = node
+    return fully_connected((sizes[0],), sizes[-1], tuple(sizes[1:-1]), slopes, norms, adds), sources
 
 
 def _shapes(network: Network) -> str:

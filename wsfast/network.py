@@ -6,7 +6,7 @@ leaves the function unchanged. An axis named None is fixed (pixels, classes, off
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -132,7 +132,9 @@ def conv3x3(name: str, n_in: int, n_out: int, group_in: str | None, group_out: s
     )
 
 
-def batchnorm(name: str, n: int, group: str | None) -> Layer:
+def batchnorm(name: str, n: int, group: str | None, images: bool = True) -> Layer:
+    """BatchNorm over the batch, and over the positions where its input is images [B, n, h, w] and not [B, n]."""
+
     def one(suffix: str, fill: float, trained: bool) -> Parameter:
         return Parameter(f"{name}.{suffix}", (n,), (group,), fill=fill, trained=trained, torch_shape=(n,))
 
@@ -145,6 +147,7 @@ def batchnorm(name: str, n: int, group: str | None) -> Layer:
             one("running_mean", 0, False),
             one("running_var", 1, False),
         ),
+        options={} if images else {"images": False},
     )
 
 
@@ -179,15 +182,48 @@ def mlp(
     name: str = "mlp",
 ) -> Network:
     """A fully connected network; slope 0 is ReLU, 0.01 LeakyReLU, 1 no activation; last_slope is the output layer's."""
+    layers = len(widths) + 1
+    slopes = (*(slope,) * (layers - 1), last_slope)
+    options = {"widths": tuple(widths), "slope": slope, "last_slope": last_slope}
+    return fully_connected(input_shape, classes, widths, slopes, (0,) * layers, (-1,) * layers, name, options)
+
+
+def fully_connected(
+    input_shape: tuple[int, ...],
+    classes: int,
+    widths: tuple[int, ...],
+    slopes: Sequence[float],
+    norms: Sequence[int],
+    adds: Sequence[int],
+    name: str = "fully-connected",
+    options: Mapping[str, Any] | None = None,
+) -> Network:
+    """A fully connected network with BatchNorm and residual sums, as `wsfast.reference.mlp` defines it.
+
+    slopes, norms, adds [L]: layer k (from 0) has the activation of slopes[k], BatchNorm after it where norms[k], and
+    adds the output of layer adds[k] < k where that is not -1. Layers whose outputs are added share a permutation group.
+    """
     sizes = (math.prod(input_shape), *widths, classes)
-    groups = (None, *(f"hidden{k}" for k in range(1, len(sizes) - 1)), None)
+    first: list[int] = []  # of the layers that share layer k's group, the first
+    for k, j in enumerate(adds):
+        if not -1 <= j < k or (j >= 0 and sizes[j + 1] != sizes[k + 1]):
+            raise ValueError(f"{name}: layer {k} adds the output of layer {j}, want an earlier layer of the same size")
+        first.append(first[j] if j >= 0 else k)
+    groups = [None, *(None if f == first[-1] else f"hidden{f + 1}" for f in first)]
     layers = [Layer("flatten", "flatten")] if len(input_shape) > 1 else []
+    output: list[str] = []
     for k in range(1, len(sizes)):
         layers.append(linear(f"fc{k}", sizes[k - 1], sizes[k], groups[k - 1], groups[k]))
-        layers += activation(f"act{k}", slope if k < len(sizes) - 1 else last_slope)
+        layers += activation(f"act{k}", slopes[k - 1])
+        if norms[k - 1]:
+            layers.append(batchnorm(f"bn{k}", sizes[k], groups[k], images=False))
+        if adds[k - 1] >= 0:
+            layers.append(Layer(f"add{k}", "add", inputs=(layers[-1].name, output[adds[k - 1]])))
+        output.append(layers[-1].name)
     weights = tuple(f"fc{k}.weight" for k in range(1, len(sizes)))
     chains = tuple(weights[:k] for k in range(1, max(2, len(weights))))
-    options = {"widths": tuple(widths), "slope": slope, "last_slope": last_slope}
+    if options is None:
+        options = {"widths": tuple(widths), "slopes": tuple(slopes), "norms": tuple(norms), "adds": tuple(adds)}
     return Network(name, tuple(input_shape), classes, tuple(layers), chains, options)
 
 
@@ -205,6 +241,17 @@ def mlp4(input_shape: tuple[int, ...], classes: int, width: int = 500) -> Networ
 def mlp4_published(input_shape: tuple[int, ...], classes: int, width: int = 500) -> Network:
     """mlp4 with a ReLU on the logits too, as in the code of arXiv 2208.04369; with two classes a third never trains."""
     return mlp(input_shape, classes, (width,) * 3, last_slope=0.0, name="mlp4-published")
+
+
+def resnet_mlp12(input_shape: tuple[int, ...], classes: int, width: int = 500) -> Network:
+    """Six residual blocks of two (Linear, ReLU, BatchNorm), fc1 .. fc12, then a linear layer fc13 to the classes.
+
+    The text of arXiv 2208.04369 alone describes it, and does not say how the first block adds an input of another
+    size: here it adds nothing; blocks 2 to 6 add their input to their output. Chains 1 .. 12 leave the classifier out.
+    """
+    adds = [k - 2 if k in range(3, 12, 2) else -1 for k in range(13)]
+    slopes, norms = [0.0] * 12 + [1.0], [1] * 12 + [0]
+    return fully_connected(input_shape, classes, (width,) * 12, slopes, norms, adds, "resnet-mlp12", {"width": width})
 
 
 def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
@@ -239,6 +286,7 @@ def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Networ
 NETWORKS: dict[str, Callable[..., Network]] = {
     "mlp4": mlp4,
     "mlp4-published": mlp4_published,
+    "resnet-mlp12": resnet_mlp12,
     "plainnet5": plainnet5,
     "gru2": gru2,
 }
@@ -247,8 +295,9 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None) -> Network:
     """The declaration of a named network.
 
-    name: one of "mlp4", "mlp4-published", "plainnet5", "gru2". input_shape: of one sample. width: hidden units (MLP,
-    GRU) or channels of the first convolution, the paper's where None. ValueError for a name that is not known.
+    name: one of "mlp4", "mlp4-published", "resnet-mlp12", "plainnet5", "gru2". input_shape: of one
+    sample. width: hidden units (MLP, GRU) or channels of the first convolution, the paper's where None. ValueError for
+    a name that is not known.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r} (or pass a wsfast.Network)")
@@ -258,17 +307,47 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | 
     return NETWORKS[name](tuple(input_shape), classes, **options)
 
 
-def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray] | None:
-    """(sizes int64 [L + 1], slopes float32 [L]) where the network is a plain chain of linear layers, else None."""
-    sizes, slopes = [math.prod(net.input_shape)], []
+def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+    """(sizes int64 [L + 1], slopes float32, norms int64, adds int64 [L]) as `wsfast.reference.mlp` takes them.
+
+    None for what is not a chain of linear layers, each followed by at most an activation, BatchNorm and the sum with
+    the output of an earlier one, in this order.
+    """
+    sizes = [math.prod(net.input_shape)]
+    slopes: list[float] = []
+    norms: list[int] = []
+    adds: list[int] = []
+    finished: dict[str, int] = {}  # name of an output that may be added -> its layer
+    steps, before = ("linear", "relu", "leaky_relu", "batchnorm", "add"), ""
+    reached = len(steps)
     for layer in net.layers:
-        if layer.inputs or layer.op not in ("flatten", "linear", "relu", "leaky_relu"):
+        if layer.op == "flatten" and not sizes[1:]:
+            continue
+        if layer.op not in steps or (layer.inputs and layer.op != "add"):
             return None
+        step = steps.index(layer.op)
         if layer.op == "linear":
+            if slopes:
+                finished[before] = len(slopes) - 1
             sizes.append(layer.parameters[0].shape[1])
             slopes.append(1.0)
-        elif layer.op != "flatten":
-            if not slopes or slopes[-1] != 1.0:
+            norms.append(0)
+            adds.append(-1)
+        elif not slopes or step <= reached or (layer.op == "leaky_relu" and reached > 0):
+            return None
+        elif layer.op == "batchnorm":
+            norms[-1] = 1
+        elif layer.op == "add":
+            earlier = [finished[name] for name in layer.inputs if name != before and name in finished]
+            if len(layer.inputs) != 2 or before not in layer.inputs or len(earlier) != 1:
                 return None
+            adds[-1] = earlier[0]
+        else:
             slopes[-1] = layer.options.get("slope", 0.0)
-    return np.array(sizes, np.int64), np.array(slopes, np.float32)
+        reached, before = step, layer.name
+    return (
+        np.array(sizes, np.int64),
+        np.array(slopes, np.float32),
+        np.array(norms, np.int64),
+        np.array(adds, np.int64),
+    )

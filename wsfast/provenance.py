@@ -51,12 +51,21 @@ def commit() -> str | None:
     return said.stdout.strip()
 
 
-def record() -> dict[str, Any]:
+def machine(device: str = "cpu") -> str:
+    """The name of what computes."""
     from .kernels.numba.threads import available
 
+    if device != "cpu":
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    return f"{processor()}, {available()} cores"
+
+
+def record(device: str = "cpu") -> dict[str, Any]:
     return {
         "versions": versions(),
-        "device": f"{processor()}, {available()} cores",
+        "device": machine(device),
         "commit": commit(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
     }

@@ -54,9 +54,15 @@ class WeightSet:
 
     @property
     def diverged(self) -> np.ndarray:
-        """Networks with a parameter that is not finite or beyond 10^6: bool [N]. Protocols exclude and count them."""
-        largest = [np.abs(a).reshape(len(self), -1).max(axis=1, initial=0) for a in self.parameters.values()]
-        return ~(np.max(largest, axis=0) <= DIVERGED)  # a NaN fails every comparison
+        """Networks with a number that is not finite or a trained one beyond 10^6: bool [N]; protocols leave them out.
+
+        Running statistics of BatchNorm may be large in a network that works: its activations' variance.
+        """
+        good = np.ones(len(self), bool)
+        for p in self.network.parameters:
+            largest = np.abs(self.parameters[p.name]).reshape(len(self), -1).max(axis=1, initial=0)
+            good &= (largest <= DIVERGED) if p.trained else np.isfinite(largest)  # a NaN fails every comparison
+        return ~good
 
     @property
     def nbytes(self) -> int:
@@ -66,7 +72,7 @@ class WeightSet:
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":
         """A set of fully connected torch networks (nn.Module) of one shape; labels [N] integers, zeros where None.
 
-        Every model must compute what its Linear, ReLU and LeakyReLU layers say in the order they stand in; its outputs
+        Every model must compute what its Linear, ReLU, LeakyReLU and BatchNorm1d layers and sums say; its outputs
         are compared with the rebuilt network's to 1e-6. ValueError names the model and the layer that cannot be read.
         """
         from .interop import from_modules

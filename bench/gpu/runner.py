@@ -68,7 +68,23 @@ def failures(run: Part) -> list[str]:
     rows = [r for r in [*run["rows"], run["headline"]] if str(r.get("status", "")).startswith("FAILED")]
     names = [f"{r.get('case', 'headline')}, {r.get('contender', 'wsfast')}, {r['precision']}" for r in rows]
     told = [f"{name}: {r['status']}" for name, r in zip(names, rows, strict=True)]
+    if run.get("tests", "").startswith("FAILED"):
+        told.append(f"tests: {run['tests'].splitlines()[-1]}")
     return told + [f"{name}: {wrong}" for name, wrong in run["wrong"].items()]
+
+
+def kernel_tests(limit: float) -> str:
+    """The last lines of the tests of every Triton kernel on this machine's GPU."""
+    files = sorted(str(f) for f in Path("tests").glob("test_triton_*.py"))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    print("tests:", *files, flush=True)
+    try:
+        said = subprocess.run(command, capture_output=True, text=True, timeout=limit)
+    except subprocess.TimeoutExpired:
+        return f"FAILED: not done after {limit:.0f} s"
+    tail = said.stdout[-2000:]
+    print(tail, flush=True)
+    return tail if said.returncode == 0 else f"FAILED: {tail}"
 
 
 def everything(
@@ -81,6 +97,9 @@ def everything(
     run: Part = {**provenance.record(), "gpu": {}, "smoke": smoke, "ceilings": {}, "rows": [], "headline": {}}
     run["wrong"] = {}
     out.parent.mkdir(parents=True, exist_ok=True)
+
+    if device == "cuda":
+        run["tests"] = kernel_tests(60 * minutes / 2)
 
     def left() -> float:
         return 60 * minutes - (time.monotonic() - began)

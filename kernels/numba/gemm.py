@@ -6,7 +6,7 @@ Every function takes offsets into its arrays, so that all buffers of one network
 import numpy as np
 
 from .jit import jit
-from .tile import LANES, ROWS, backward_tile, gather_tile, product_tile, sgd_tile, transpose_tile
+from .tile import LANES, ROWS, backward_tile, dot, gather_tile, product_tile, sgd_tile, transpose_tile
 
 LINE = 16  # numbers in a cache line
 _K = 128  # products summed in one go: short sums added up err less than one long one, and their B stays in the cache
@@ -78,6 +78,17 @@ def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum
             at_a, at_w = ao + i * rs, co + i * ldc + j
             sgd_tile(rows, wide, a, at_a, rs, cs, b, bo + j, ldb, w, v, at_w, ldc, k, lr, momentum, decay)
         i += rows
+
+
+@jit
+def multiply_sgd_narrow(x, xo, ldx, g, go, ldg, w, v, wo, ldw, m, n, k, lr, momentum, decay):
+    """The SGD step of W[m, n] for the gradient X[m, k] G[n, k]^T, both row-major; k a multiple of LANES, n small."""
+    for i in range(m):
+        for j in range(n):
+            at = wo + i * ldw + j
+            gradient: float = dot(x, xo + i * ldx, g, go + j * ldg, k)
+            v[at] = momentum * v[at] + (gradient + decay * w[at])
+            w[at] -= lr * v[at]
 
 
 @jit

@@ -4,6 +4,9 @@ Activations are stored feature-major, [n_k, batch]: forward and data gradient th
 weights as scalars, in place; only the layer gradients are transposed, once, for the weight gradient. Per step and layer
 the weights are read twice and written once; a weight gradient lives in registers only. A bias is one more row of its
 layer's weights, met by one more input that is always 1.
+
+A layer with BatchNorm or a residual sum keeps its activation a_k beside its output y_k, and its gradient at y_k is
+finished before the activation's slope; for all others both are one array, and the slope is part of the product.
 """
 
 import math
@@ -11,10 +14,22 @@ import math
 import numpy as np
 
 from . import philox
-from .gemm import gather, multiply, multiply_backward, multiply_sgd, padded, transpose, zeros
+from .gemm import gather, multiply, multiply_backward, multiply_sgd, multiply_sgd_narrow, padded, transpose, zeros
 from .jit import jit
 from .tile import LANES
 
+# What BatchNorm and residual sums need lies in `plan` int64 [L, 7], a row a layer, and in the buffer `extra`, whose
+# start is scratch. Two plain arrays: a tuple of many cost 7 % of a small network's step.
+NORM, ADD, DIRECT = 0, 1, 2  # norms[k], adds[k]; 1 where y_k is a_k and only the next layer reads it
+A_AT, N_AT, S_AT = 3, 4, 5  # where a_k starts in `outputs`, the state and the gradient from residual sums in `extra`
+LAST = 6  # 1 where no later layer adds the same y_j: on the way back it is the first
+
+GAMMA, BETA, MEAN, VARIANCE = 0, 1, 2, 3  # rows of a layer's state [8, n_k]: the first four are the result
+BATCH_MEAN, BATCH_ROOT, GAMMA_VELOCITY, BETA_VELOCITY = 4, 5, 6, 7  # BATCH_ROOT: 1 / sqrt(variance + EPS)
+STATE = 8
+EPS, MOVE = np.float32(1e-5), np.float32(0.1)
+
+NARROW = 4  # so few outputs, padded to a whole vector, cost more than a dot product each
 DRAIN = 32  # batches whose softmax denominators are multiplied up before a logarithm is taken of each product
 
 
@@ -65,20 +80,94 @@ def _pad(numbers):
 
 
 @jit
-def _deactivate(gradient, at, post, post_at, n, slope):
+def _deactivate(gradient, post, slope):
     """The gradient before the activation whose output is `post`."""
-    for i in range(n):
-        if not post[post_at + i] > 0:
-            gradient[at + i] *= slope
+    for i in range(len(gradient)):
+        gradient[i] = gradient[i] if post[i] > 0 else slope * gradient[i]
 
 
 @jit
-def _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad):
-    """outputs[k + 1] = activation(W_k^T outputs[k]), each [n_k + 1, b_pad] with a last row of ones."""
+def _block(buffer, at, n, width):
+    """buffer[at:] as [n, width]; loops over it vectorise, loops that add an offset to every index do not."""
+    return buffer[at : at + n * width].reshape(n, width)
+
+
+@jit
+def _row_sums(source, at, m, n, b_pad, outputs, ones, sums, out):
+    """out[i] = the sum of the first n numbers of row i of source[at:] as [m, b_pad]: a product with ones."""
+    multiply(source, at, b_pad, 1, outputs, ones, 0, sums, 0, LANES, m, LANES, n, np.float32(1))
+    for i in range(m):
+        out[i] = sums[i * LANES]
+
+
+@jit
+def _squares(a, mean, out):
+    for i in range(a.shape[0]):
+        m = mean[i]
+        for b in range(a.shape[1]):
+            out[i, b] = (a[i, b] - m) * (a[i, b] - m)
+
+
+@jit
+def _statistics(outputs, a_at, n_out, n, b_pad, ones, state, scratch, sums):
+    """The batch's mean and variance, in two passes, into the state; the running ones moved."""
+    mean, root, share = state[BATCH_MEAN], state[BATCH_ROOT], np.float32(1) / np.float32(n)
+    _row_sums(outputs, a_at, n_out, n, b_pad, outputs, ones, sums, mean)
+    mean *= share
+    _squares(_block(outputs, a_at, n_out, b_pad), mean, _block(scratch, 0, n_out, b_pad))
+    _row_sums(scratch, 0, n_out, n, b_pad, outputs, ones, sums, root)
+    unbiased = np.float32(n) / np.float32(max(n - 1, 1))
+    for i in range(n_out):
+        variance = root[i] * share
+        state[MEAN, i] += MOVE * (mean[i] - state[MEAN, i])
+        state[VARIANCE, i] += MOVE * (variance * unbiased - state[VARIANCE, i])
+        root[i] = np.float32(1) / np.sqrt(variance + EPS)
+
+
+@jit
+def _normalise(a, state, y):
+    for i in range(a.shape[0]):
+        m, scale, beta = state[BATCH_MEAN, i], state[GAMMA, i] * state[BATCH_ROOT, i], state[BETA, i]
+        for b in range(a.shape[1]):
+            y[i, b] = (a[i, b] - m) * scale + beta
+
+
+@jit
+def _add(term, total):
+    for i in range(len(total)):
+        total[i] += term[i]
+
+
+@jit
+def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training):
+    """y_k from a_k: BatchNorm by the batch's first n columns (training) or the running statistics, then the sum."""
+    a_at, y_at, size = plan[k, A_AT], o_at[k + 1], n_out * b_pad
+    if plan[k, NORM]:
+        state = _block(extra, plan[k, N_AT], STATE, n_out)
+        if training:
+            _statistics(outputs, a_at, n_out, n, b_pad, ones, state, scratch, extra)
+        else:
+            for i in range(n_out):
+                state[BATCH_MEAN, i] = state[MEAN, i]
+                state[BATCH_ROOT, i] = np.float32(1) / np.sqrt(state[VARIANCE, i] + EPS)
+        _normalise(_block(outputs, a_at, n_out, b_pad), state, _block(outputs, y_at, n_out, b_pad))
+    else:
+        outputs[y_at : y_at + size] = outputs[a_at : a_at + size]
+    if plan[k, ADD] >= 0:
+        from_at = o_at[plan[k, ADD] + 1]
+        _add(outputs[from_at : from_at + size], outputs[y_at : y_at + size])
+
+
+@jit
+def _forward(sizes, slopes, weights, w_at, outputs, o_at, n, b_pad, plan, extra, scratch, training):
+    """a_k = activation(W_k^T y_{k-1}) and y_k, each [n_k + 1, b_pad] with a last row of ones under y_k."""
     for k in range(len(sizes) - 1):
         n_in, n_out = sizes[k], sizes[k + 1]
-        multiply(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, o_at[k + 1], b_pad,
+        multiply(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, plan[k, A_AT], b_pad,
                          n_out, b_pad, n_in + 1, slopes[k])  # fmt: skip
+        if plan[k, A_AT] != o_at[k + 1]:
+            ones = o_at[0] + sizes[0] * b_pad
+            _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training)
 
 
 @jit
@@ -168,31 +257,121 @@ def _right(logits, at, labels, chosen, classes, b_pad):
 
 
 @jit
-def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, gradients, rows_first, lr,
-                       momentum, decay):  # fmt: skip
+def _products(a, state, gradient, out):
+    for i in range(a.shape[0]):
+        m = state[BATCH_MEAN, i]
+        for b in range(a.shape[1]):
+            out[i, b] = gradient[i, b] * (a[i, b] - m)
+
+
+@jit
+def _denormalise(a, state, d_gamma, d_beta, n, gradient):
+    """The gradient at the activation a in place of that at BatchNorm's output; zero in the columns past the batch."""
+    share = np.float32(1) / np.float32(n)
+    for i in range(a.shape[0]):
+        m, root = state[BATCH_MEAN, i], state[BATCH_ROOT, i]
+        scale = state[GAMMA, i] * root
+        shift, tilt = scale * (d_beta[i] * share), scale * (root * d_gamma[i] * share)
+        for b in range(a.shape[1]):
+            gradient[i, b] = scale * gradient[i, b] - shift - tilt * (a[i, b] - m)
+        gradient[i, n:] = 0
+
+
+@jit
+def _step(parameter, gradient, velocity, lr, momentum, decay):
+    for i in range(len(parameter)):
+        velocity[i] = momentum * velocity[i] + (gradient[i] + decay * parameter[i])
+        parameter[i] -= lr * velocity[i]
+
+
+@jit
+def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, scratch, lr, momentum, decay):
+    """The gradient at a_k in place of that at y_k; that of a residual sum noted for its layer; gamma's, beta's step."""
+    size, j = n_out * b_pad, plan[k, ADD]
+    gradient = gradients[here : here + size]
+    if plan[k, S_AT] >= 0:
+        _add(extra[plan[k, S_AT] : plan[k, S_AT] + size], gradient)
+    if j >= 0:
+        passed_back = extra[plan[j, S_AT] : plan[j, S_AT] + size]
+        if plan[k, LAST]:
+            passed_back[:] = gradient
+        else:
+            _add(gradient, passed_back)
+    if plan[k, NORM]:
+        a = _block(outputs, plan[k, A_AT], n_out, b_pad)
+        state = _block(extra, plan[k, N_AT], STATE, n_out)
+        d_gamma, d_beta = np.empty(n_out, np.float32), np.empty(n_out, np.float32)
+        _products(a, state, _block(gradients, here, n_out, b_pad), _block(scratch, 0, n_out, b_pad))
+        _row_sums(scratch, 0, n_out, n, b_pad, outputs, ones, extra, d_gamma)
+        _row_sums(gradients, here, n_out, n, b_pad, outputs, ones, extra, d_beta)
+        for i in range(n_out):
+            d_gamma[i] *= state[BATCH_ROOT, i]
+        _denormalise(a, state, d_gamma, d_beta, n, _block(gradients, here, n_out, b_pad))
+        _step(state[GAMMA], d_gamma, state[GAMMA_VELOCITY], lr, momentum, decay)
+        _step(state[BETA], d_beta, state[BETA_VELOCITY], lr, momentum, decay)
+
+
+@jit
+def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, plan, extra, gradients,
+                       rows_first, lr, momentum, decay):  # fmt: skip
     """Data gradients, then each layer's weight gradient and SGD step in one pass over its weights."""
     here, there = 0, len(gradients) // 2
     for k in range(len(sizes) - 2, -1, -1):
         n_in, n_out = sizes[k], sizes[k + 1]
         ld = padded(n_out)
-        if k == len(sizes) - 2 and slopes[k] != 1:
-            _deactivate(gradients, here, outputs, o_at[k + 1], n_out * b_pad, slopes[k])
-        gradients[here + n_out * b_pad : here + ld * b_pad] = 0
-        transpose(gradients, here, b_pad, rows_first, 0, ld, ld, b_pad)
+        if not plan[k, DIRECT]:
+            ones = o_at[0] + sizes[0] * b_pad
+            _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, rows_first, lr, momentum,
+                             decay)  # fmt: skip
+        if (k == len(sizes) - 2 or not plan[k, DIRECT]) and slopes[k] != 1:
+            size, post = n_out * b_pad, plan[k, A_AT]
+            _deactivate(gradients[here : here + size], outputs[post : post + size], slopes[k])
+        if n_out > NARROW:
+            gradients[here + n_out * b_pad : here + ld * b_pad] = 0
+            transpose(gradients, here, b_pad, rows_first, 0, ld, ld, b_pad)
         if k > 0:  # before the step: the data gradient is taken at the old weights
+            slope = slopes[k - 1] if plan[k - 1, DIRECT] else np.float32(1)
             multiply_backward(weights, w_at[k], ld, 1, gradients, here, b_pad, gradients, there, b_pad, n_in, b_pad,
-                              n_out, outputs, o_at[k], slopes[k - 1])  # fmt: skip
-        multiply_sgd(outputs, o_at[k], b_pad, 1, rows_first, 0, ld, weights, velocities, w_at[k], ld, n_in + 1, ld, n,
-                     lr, momentum, decay)  # fmt: skip
+                              n_out, outputs, o_at[k], slope)  # fmt: skip
+        if n_out > NARROW:
+            multiply_sgd(outputs, o_at[k], b_pad, 1, rows_first, 0, ld, weights, velocities, w_at[k], ld, n_in + 1, ld,
+                         n, lr, momentum, decay)  # fmt: skip
+        else:
+            multiply_sgd_narrow(outputs, o_at[k], b_pad, gradients, here, b_pad, weights, velocities, w_at[k], ld,
+                                n_in + 1, n_out, b_pad, lr, momentum, decay)  # fmt: skip
         here, there = there, here
 
 
 @jit
-def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, scale, shift, shape, lr,
+def _plan(sizes, norms, adds, o_at, b_pad):
+    """(plan, extra); o_at[-1], where outputs end, grows by the activations kept beside their outputs."""
+    layers = len(sizes) - 1
+    plan, end = np.zeros((layers, 7), np.int64), 0
+    for k in range(layers):
+        plan[k, NORM], plan[k, ADD], plan[k, DIRECT], plan[k, S_AT] = norms[k], adds[k], 1, -1
+        plan[k, A_AT] = o_at[k + 1]
+        if norms[k]:
+            end = max(end, padded(sizes[k + 1]) * LANES)
+    for k in range(layers - 1, -1, -1):
+        size, j = sizes[k + 1] * b_pad, adds[k]
+        if norms[k] or j >= 0:
+            plan[k, DIRECT], plan[k, A_AT] = 0, o_at[-1]
+            o_at[-1] += size
+        if j >= 0 and plan[j, S_AT] < 0:
+            plan[j, DIRECT], plan[j, S_AT], plan[k, LAST] = 0, end, 1
+            end += size
+        if norms[k]:
+            plan[k, N_AT] = end
+            end += padded(STATE * sizes[k + 1])
+    return plan, zeros(end)
+
+
+@jit
+def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, norms, adds, scale, shift, shape, lr,
               momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
     """One network's whole run, arguments and results as `wsfast.reference.mlp.train_mlp`, in float32.
 
-    x uint8 or float32 [n, d]; rows and labels, sizes, shape int64; slopes, scale, shift, lr float32.
+    x uint8 or float32 [n, d]; rows and labels, sizes, norms, adds, shape int64; slopes, scale, shift, lr float32.
     """
     layers, d, classes = len(sizes) - 1, sizes[0], sizes[-1]
     n, epochs = len(train_rows), len(lr)
@@ -207,24 +386,31 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     for k in range(layers + 1):
         o_at[k + 1] = o_at[k] + (padded(sizes[k]) + 1) * b_pad
         widest = max(widest, padded(sizes[k]) if k > 0 else 0)
+    plan, extra = _plan(sizes, norms, adds, o_at, b_pad)
     weights, velocities, outputs = zeros(w_at[-1]), zeros(w_at[-1]), zeros(o_at[-1])
     top, norm, own, here = zeros(b_pad), zeros(b_pad), zeros(b_pad), np.empty(b_pad, np.int64)
-    norms, losses = np.ones(b_pad), np.zeros(b_pad)
+    products, losses = np.ones(b_pad), np.zeros(b_pad)
     image = zeros(b_pad * padded(d) if pad >= 0 or d < LANES else 0)
     scale, shift = _pad(scale), _pad(shift)
     gradients, rows_first = zeros(2 * widest * b_pad), zeros(widest * b_pad)
 
-    count = 0
+    count, item = 0, 0
     for k in range(layers):
         n_in, n_out, ld = sizes[k], sizes[k + 1], padded(sizes[k + 1])
         outputs[o_at[k] + n_in * b_pad : o_at[k] + (n_in + 1) * b_pad] = 1
         bound = np.float32(1 / math.sqrt(n_in))
-        draw = philox.uniform(n_in * n_out, bound, seed, task, repeat, philox.INIT, 2 * k)
+        draw = philox.uniform(n_in * n_out, bound, seed, task, repeat, philox.INIT, item)
         for i in range(n_in):
             weights[w_at[k] + i * ld : w_at[k] + i * ld + n_out] = draw[i * n_out : (i + 1) * n_out]
-        draw = philox.uniform(n_out, bound, seed, task, repeat, philox.INIT, 2 * k + 1)
+        draw = philox.uniform(n_out, bound, seed, task, repeat, philox.INIT, item + 1)
         weights[w_at[k] + n_in * ld : w_at[k] + n_in * ld + n_out] = draw
         count += (n_in + 1) * n_out
+        item += 2
+        if norms[k]:
+            state = _block(extra, plan[k, N_AT], STATE, n_out)
+            state[GAMMA], state[VARIANCE] = 1, 1
+            count += 4 * n_out
+            item += 4
 
     loss_curve = np.zeros(epochs)
     crops = np.zeros((1, 3), np.int64)
@@ -236,13 +422,14 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
             _load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, here, outputs, b_pad)
-            _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad)
-            _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradients, top, norm, own, norms, losses)
-            _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, len(chosen), b_pad, gradients,
-                               rows_first, lr[epoch], momentum, decay)  # fmt: skip
+            _forward(sizes, slopes, weights, w_at, outputs, o_at, len(chosen), b_pad, plan, extra, gradients, True)
+            _loss(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradients, top, norm, own, products,
+                  losses)  # fmt: skip
+            _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, len(chosen), b_pad, plan, extra,
+                               gradients, rows_first, lr[epoch], momentum, decay)  # fmt: skip
             undrained += 1
             if undrained == DRAIN or start + batch_size >= n:
-                total, undrained = total + _drain(norms, losses), 0
+                total, undrained = total + _drain(products, losses), 0
         loss_curve[epoch] = total / n
 
     record = np.full(4, np.nan)
@@ -253,9 +440,9 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
             _load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, here, outputs, b_pad)
-            _forward(sizes, slopes, weights, w_at, outputs, o_at, b_pad)
-            _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradients, top, norm, own, norms, losses)
-            total += _drain(norms, losses)
+            _forward(sizes, slopes, weights, w_at, outputs, o_at, len(chosen), b_pad, plan, extra, gradients, False)
+            _loss(outputs, o_at[layers], labels, chosen, classes, b_pad, gradients, top, norm, own, products, losses)
+            total += _drain(products, losses)
             hits += _right(outputs, o_at[layers], labels, chosen, classes, b_pad)
         if len(rows) > 0:
             record[2 * split], record[2 * split + 1] = total / len(rows), hits / len(rows)
@@ -267,4 +454,7 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for i in range(sizes[k] + 1):
             parameters[at : at + n_out] = weights[w_at[k] + i * ld : w_at[k] + i * ld + n_out]
             at += n_out
+        if norms[k]:
+            parameters[at : at + 4 * n_out] = extra[plan[k, N_AT] : plan[k, N_AT] + 4 * n_out]
+            at += 4 * n_out
     return parameters, loss_curve, record

@@ -217,6 +217,44 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
     return signature, codegen
 
 
+@intrinsic
+def dot(typingctx, a, ao, b, bo, k):
+    """sum_j a[ao + j] b[bo + j] over j < k, a multiple of LANES: a sum in each lane, then the lanes in pairs."""
+    signature = types.float32(a, ao, b, bo, k)
+
+    def codegen(context, builder, signature, args):
+        a, ao, b, bo, k = _integers(context, builder, signature, args)
+        at_a, at_b = (
+            _pointer(context, builder, signature.args[0], a, ao),
+            _pointer(context, builder, signature.args[2], b, bo),
+        )
+        fma, before = _fma(builder), builder.block
+        head, body, done = (builder.append_basic_block(name) for name in ("head", "body", "done"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        step, total = builder.phi(_I64), builder.phi(_VEC)
+        builder.cbranch(builder.icmp_signed("<", step, k), body, done)
+        builder.position_at_end(body)
+        more = fma(_load(builder, builder.gep(at_a, [step])), _load(builder, builder.gep(at_b, [step])), total)
+        for phi, first, then in (
+            (step, _I64(0), builder.add(step, _I64(LANES))),
+            (total, ir.Constant(_VEC, [0.0] * LANES), more),
+        ):
+            phi.add_incoming(first, before)
+            phi.add_incoming(then, body)
+        builder.branch(head)
+        builder.position_at_end(done)
+        lanes, half = total, LANES // 2
+        while half:
+            order = [(i + half) % LANES for i in range(LANES)]
+            mask = ir.Constant(ir.VectorType(_I32, LANES), [_I32(i) for i in order])
+            lanes = builder.fadd(lanes, builder.shuffle_vector(lanes, lanes, mask))
+            half //= 2
+        return builder.extract_element(lanes, _I32(0))
+
+    return signature, codegen
+
+
 def _store_transposed(builder, rows, pointer, stride):
     """Store LANES vectors as columns, by log2(LANES) rounds of shuffles."""
     half = LANES // 2

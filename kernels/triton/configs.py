@@ -1,12 +1,12 @@
 """Tile shapes, one for each kernel and kind of GPU: the largest found that compiles without a spill everywhere it runs.
 
-`make kernels` compiles every one of them; none is chosen by a timed search, so a network's bits do not depend on a clock.
+`make kernels` compiles every one of them. None is chosen by a timed search: a network's bits do not depend on a clock.
 """
 
 from dataclasses import dataclass
 
 LIMIT = 128  # samples of a batch: one program sees a whole batch
-SMALL = ((32, LIMIT), (64, LIMIT), (128, 64))  # widths and batches trained whole by one program
+SMALL = ((32, LIMIT), (64, 32), (128, 32))  # widths and batches trained whole by one program
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,21 @@ def small(width: int, batch: int) -> bool:
 
 
 def config(kernel: str, B: int, K: int, N: int, hip: bool = False) -> Config:
-    """The launch of a kernel for batch B, padded input K and output N."""
-    warps = 4 if hip else 8
+    """The launch of a kernel for batch B, padded input K and output N; "show", "check": forward passes alone."""
+    warps, deep = (4, 2) if hip else (8, 3)
+    narrow = 4 if N < 64 else warps
     if kernel == "first":
-        return Config({"BK": min(32, K), "BN": min(64, N), "BB": min(32, B)}, warps if N >= 64 else 4, 2 if hip else 3)
-    if kernel == "forward":
-        return Config({"BK": min(32, K), "BN": min(64, N)}, warps if N >= 64 else 4, 2 if hip else 3)
+        return Config({"BK": min(32, K), "BN": min(64, N), "BB": min(32, B)}, narrow, deep)
+    if kernel == "show":
+        return Config({"BK": 16, "BN": min(64, N), "BB": min(32, B)}, narrow, deep)
+    if kernel in ("forward", "check"):
+        return Config({"BK": min(32, K), "BN": min(64, N)}, narrow, deep if kernel == "forward" else 1)
     if kernel == "last":
-        return Config({"BK": min(32, K)}, 4 if N <= 32 else 8, 2)
+        return Config({"BK": min(32, K)}, 4 if N <= 32 else 8, 2 if K > 128 else 3)
     if kernel == "gradient":
         return Config({"BK": min(64, K), "BN": min(32, N)}, warps if K >= 64 else 4, 2)
     if kernel == "update":
         return Config({"BK": min(64, K), "BN": min(64, N), "BB": min(32, B)}, 4, 2)
     if kernel == "small":
-        return Config({"BK": 16, "BB": min(32, B)}, 2 if B * N <= 1024 else 4 if B * N <= 4096 and N <= 32 else 8, 1)
+        return Config({"BK": 16, "BB": min(16 if N > 64 else 32, B)}, 8 if B * N > 2048 else 4, 2)
     raise KeyError(kernel)

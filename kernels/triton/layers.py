@@ -29,9 +29,9 @@ def _dot(a, b, acc, PRECISION: tl.constexpr):
 
 @triton.jit
 def _gather(x_ptr, bases, offsets_ptr, first, scale_ptr, shift_ptr, BK: tl.constexpr):
-    """Columns first .. first + BK of the batch, scaled: float32 [B, BK]; pixel j of sample b is x[bases[b] + offsets[j]].
+    """Columns first .. first + BK of the batch, scaled: float32 [B, BK].
 
-    Scale and shift are zero in the padding.
+    Pixel j of sample b is x[bases[b] + offsets[j]]; scale and shift are zero in the padding.
     """
     j = first + tl.arange(0, BK)
     scale, shift = tl.load(scale_ptr + j), tl.load(shift_ptr + j)
@@ -90,8 +90,8 @@ def _finish(z, at, at_n, at_s, valid, n, slope, a_ptr, y_ptr, add_ptr, norm_ptr,
 def _first_kernel(x_ptr, bases_ptr, offsets_ptr, counts_ptr, scale_ptr, shift_ptr, w_ptr, wv_ptr, b_ptr, bv_ptr,
                   dz_ptr, a_ptr, y_ptr, norm_ptr, stat_ptr, lr_ptr, decay_ptr, momentum, slope, now, then, size, R,
                   B: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
-                  BB: tl.constexpr, UPDATE: tl.constexpr, FORWARD: tl.constexpr, NORM: tl.constexpr, EVALUATE: tl.constexpr,
-                  PRECISION: tl.constexpr):  # fmt: skip
+                  BB: tl.constexpr, UPDATE: tl.constexpr, FORWARD: tl.constexpr, NORM: tl.constexpr,
+                  EVALUATE: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """First layer: the update for the batch at row `now`, and the forward pass of the batch at row `then`.
 
     Both in one pass over W: an updated tile is used for the next batch while it is still in registers. bases_ptr int64
@@ -134,7 +134,7 @@ def _first_kernel(x_ptr, bases_ptr, offsets_ptr, counts_ptr, scale_ptr, shift_pt
         if FORWARD:
             x = _gather(x_ptr, shown, offsets_ptr, first, scale_ptr, shift_ptr, BK)
             z = _dot(x, w, z, PRECISION)
-    if FORWARD:
+    if FORWARD:  # noqa: SIM102 - a constant, n is not: one condition of both would be compiled without z
         if n > 0:
             z += tl.load(b_ptr + net * N + columns)[None, :]
             _finish(z, at, net * 4 * N + columns, net * 2 * N + columns, b < n, n, slope, a_ptr, y_ptr, y_ptr,

@@ -1,12 +1,13 @@
 """Train many fully connected networks at once on one GPU; arguments and results as `wsfast.reference.mlp.train_mlp`.
 
-Networks are trained in chunks that fit the device's memory. A step is a handful of launches over (network, tile), an epoch
-one CUDA graph; small networks are trained whole by one program each. A chunk's weights are copied to the host while the
-next one is trained.
+Networks are trained in chunks that fit the device's memory. A step is a handful of launches over (network, tile), an
+epoch one CUDA graph; small networks are trained whole by one program each. A chunk's weights are copied to the host
+while the next one is trained.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,18 @@ from .small import _train_small_kernel
 
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, train labels, test rows, test labels
 HEADROOM = 0.85  # of the free memory
+HOST_MEMORY = 2**31  # bytes for a chunk in the interpreter
 PRECISIONS = ("tf32x3", "tf32", "bf16", "ieee")
+
+
+def hip() -> bool:
+    """Whether the device is AMD's."""
+    return torch.version.hip is not None
+
+
+def default_precision() -> str:
+    """The fp32-grade one: three tf32 products, or AMD's own float32 matrix instructions."""
+    return "ieee" if hip() else "tf32x3"
 
 
 @dataclass
@@ -116,7 +128,7 @@ class Population:
         self.splits = [self._split([tasks[t][i : i + 2] for t, _ in jobs]) for i in (0, 2)]
         self.classes = sizes[-1]
         self.layers, item = [], 0
-        for k, (n_in, n_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
             item += 6 if norms[k] else 2
         rows = int(self.splits[0][2].max()) if self.n else 0
@@ -160,13 +172,13 @@ class Population:
                      n_out)  # fmt: skip
 
     def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
-        chosen = config(kernel, self.B, K, N, hip=torch.version.hip is not None).options()
+        chosen = config(kernel, self.B, K, N, hip=hip()).options()
         return {"B": self.B, "K": K, "N": N, "PRECISION": self.precision, **chosen}
 
     def _first(self, now: int, then: int, counts: torch.Tensor, update: bool, forward: bool, evaluate: bool) -> None:
         layer, images = self.layers[0], self.images
         K, N = layer.shape
-        options = self._options("first", K, N)
+        options = self._options("first" if update else "show", K, N)
         _first_kernel[self.n, N // options["BN"]](
             images.x, self.bases, images.offsets, counts, images.scale, images.shift, layer.w, layer.wv, layer.b,
             layer.bv, layer.dz, layer.a, layer.y, layer.norm, layer.stat, self.lr_now, self.decay, self.momentum,
@@ -177,7 +189,7 @@ class Population:
         """Forward from the second layer to the loss of the batch at row `now`."""
         for k, layer in enumerate(self.layers[1:-1], 1):
             K, N = layer.shape
-            options, add = self._options("forward", K, N), self.layers[max(layer.adds, 0)].y
+            options, add = self._options("check" if evaluate else "forward", K, N), self.layers[max(layer.adds, 0)].y
             _forward_kernel[self.n, N // options["BN"]](
                 self.layers[k - 1].y, layer.w, layer.b, layer.a, layer.y, add, layer.norm, layer.stat, counts,
                 layer.slope, now, self.size, NORM=layer.norms, ADD=layer.adds >= 0, EVALUATE=evaluate,
@@ -249,7 +261,7 @@ class Population:
             w[:, top : top + high, :width], b[:, k, :width] = layer.w, layer.b
         losses, counts = torch.zeros(self.n, E, device=self.device), self.splits[0][2]
         slopes = torch.tensor([layer.slope for layer in self.layers], device=self.device)
-        images, chosen = self.images, config("small", self.B, K, N, hip=torch.version.hip is not None)
+        images, chosen = self.images, config("small", self.B, K, N, hip=hip())
         _train_small_kernel[self.n,](
             images.x, bases, images.offsets, labels, counts, images.scale, images.shift, w, torch.zeros_like(w), b,
             torch.zeros_like(b), self._zeros(L, self.B, N), self._zeros(self.B, N), losses, slopes, self.lr,
@@ -262,10 +274,12 @@ class Population:
             layer.b.copy_(b[:, k, :width])
         return losses.double() / counts.clamp(min=1)[:, None]
 
-    def train(self) -> torch.Tensor:
+    def train(self, tick: Callable[[float], Any] | None = None) -> torch.Tensor:
         """All epochs; the mean loss of each: float64 [n, epochs]."""
         if self.epochs and self.small:
-            return self._train_small()
+            curves = self._train_small()
+            self._tick(tick, self.n)
+            return curves
         counts = self.splits[0][2].clamp(min=1).double()
         curves = torch.zeros(self.n, self.epochs, dtype=torch.float64, device=self.device)
         graph = None
@@ -282,7 +296,14 @@ class Population:
             else:
                 self._epoch()
             curves[:, epoch] = self.losses.double().sum(1) / counts
+            self._tick(tick, self.n / self.epochs)
         return curves
+
+    def _tick(self, tick: Callable[[float], Any] | None, networks: float) -> None:
+        if tick is not None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize()
+            tick(networks)
 
     def evaluate(self) -> torch.Tensor:
         """Train loss and accuracy, test loss and accuracy: float64 [n, 4], nan where there are no samples."""
@@ -319,7 +340,7 @@ def bytes_per_network(sizes: list[int], norms: list[int], batch_size: int, rows:
         K = N
     narrow = max(wide(n) for n in sizes[1:-1])
     tables = 24 * rows * (epochs if small(narrow, B) else 1) * 2
-    packed = 4 * sum(a * b + b for a, b in zip(sizes, sizes[1:], strict=False))
+    packed = 4 * sum(a * b + b for a, b in pairwise(sizes))
     return 2 * total + tables + packed if small(narrow, B) else total + tables + packed
 
 
@@ -359,17 +380,19 @@ class _Copy:
 
 def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], sizes: Any, slopes: Any, norms: Any,
                  adds: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any, momentum: float,
-                 weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str = "tf32x3",
-                 device: str = "cuda", chunk: int | None = None) -> Iterator[Done]:  # fmt: skip
+                 weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
+                 device: str = "cuda", chunk: int | None = None,
+                 tick: Callable[[float], Any] | None = None) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     x uint8 or float32 [n, d]; lr float32 [epochs] or one row a job [N, epochs]; weight_decay a number or one a job [N].
-    precision: "tf32x3" (fp32-grade), "tf32", "bf16", "ieee". chunk: networks at a time, what fits the free memory where
-    None; halved when memory runs out. The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks
-    in work when the device fails.
+    precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). chunk: networks at a time,
+    what fits the free memory where None; halved when memory runs out. tick(n): called as work worth n networks is done.
+    The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when the device fails.
     """
     sizes, slopes = [int(s) for s in sizes], [float(s) for s in slopes]
     norms, adds = [int(n) for n in norms], [int(a) for a in adds]
+    precision = precision or default_precision()
     if precision not in PRECISIONS:
         raise ValueError(f"train_mlp: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
     batch_size = min(batch_size, max([1, *(len(t[0]) for t in tasks), *(len(t[2]) for t in tasks)]))
@@ -386,35 +409,43 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     rows = max([1, *(len(t[0]) for t in tasks), *(len(t[2]) for t in tasks)])
     each = bytes_per_network(sizes, norms, batch_size, rows, rates.shape[1])
     if chunk is None:
-        free = int(torch.cuda.mem_get_info()[0] * HEADROOM) if images.x.is_cuda else 2**31
+        free = int(torch.cuda.mem_get_info()[0] * HEADROOM) if images.x.is_cuda else HOST_MEMORY
         chunk = max(1, free // each)
         chunk = -(-len(jobs) // max(1, -(-len(jobs) // chunk)))  # chunks of one size
     first, waiting = 0, None
     while first < len(jobs):
         some = slice(first, min(first + chunk, len(jobs)))
         try:
-            population = Population(images, tasks, jobs[some], sizes, slopes, norms, adds, rates[some].to(device),
-                                    decays[some].to(device), momentum, batch_size, seed, precision)  # fmt: skip
-            curves = population.train()
-            now = _Copy(first, [population.parameters(), curves, population.evaluate()])
+            done = _train(first, tick, images, tasks, jobs[some], sizes, slopes, norms, adds, rates[some].to(device),
+                          decays[some].to(device), momentum, batch_size, seed, precision)  # fmt: skip
             if waiting is not None:
                 yield waiting.wait()
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise
             chunk //= 2
-            population = curves = now = None  # give the memory back before the next try
             torch.cuda.empty_cache()
             continue
+        except KeyboardInterrupt:
+            if waiting is not None:
+                yield waiting.wait()
+            raise
         except RuntimeError as error:
             raise RuntimeError(f"train_mlp: networks {some.start}..{some.stop - 1} of {len(jobs)}: {error}") from error
-        del population, curves
-        waiting, first = now, some.stop
+        waiting, first = done, some.stop
     if waiting is not None:
         yield waiting.wait()
+
+
+def _train(first: int, tick: Callable[[float], Any] | None, *arguments: Any) -> _Copy:
+    """Train one chunk; its memory is free again when this returns."""
+    population = Population(*arguments)
+    curves = population.train(tick)
+    return _Copy(first, [population.parameters(), curves, population.evaluate()])
 
 
 def train_mlp(*arguments: Any, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """train_chunks, all at once: (parameters float32 [N, P], curves float64 [N, epochs], records float64 [N, 4])."""
     done = list(train_chunks(*arguments, **options))
-    return tuple(np.concatenate([getattr(d, name) for d in done]) for name in ("parameters", "curves", "records"))
+    parameters, curves, records = ([getattr(d, name) for d in done] for name in ("parameters", "curves", "records"))
+    return np.concatenate(parameters), np.concatenate(curves), np.concatenate(records)

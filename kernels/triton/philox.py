@@ -55,7 +55,7 @@ def initial_weight(out, rows, columns, bound, item, jobs, key):
 
 
 def words(n, purpose, item, jobs, key):
-    """The first n words of every network's stream: int64 [N, n] in 0 .. 2^32 - 1. jobs: int64 [N, 2], task and repeat."""
+    """The first n words of every network's stream: int64 [N, n], 0 .. 2^32 - 1. jobs int64 [N, 2]: task and repeat."""
     out = torch.empty(len(jobs), n, dtype=torch.int64, device=jobs.device)
     _words_kernel[len(jobs), triton.cdiv(n, BLOCK)](out, jobs, key, (purpose << 24) + item, n, BLOCK)
     return out

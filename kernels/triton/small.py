@@ -1,8 +1,8 @@
 """A whole training run of one small network in one program: its weights stay in the caches beside that program.
 
-All layers have the padded width N; the first has K inputs. Weights lie in one row a network: the first layer [K, N], then
-[N, N] each; biases [L, N]; outputs [L, B, N]; so do the velocities. A phase writes to memory what the next reads, with a
-barrier between them; nothing leaves the processor's caches while it is in use.
+All layers have the padded width N; the first has K inputs. A network's weights lie one after another, the first layer's
+[K, N], then [N, N] each; so do the velocities. Biases [L, N], outputs [L, B, N]. A phase writes to memory what the next
+one reads, with a barrier between them; what is in use stays in the processor's caches.
 """
 
 import triton

@@ -1,0 +1,202 @@
+"""python -m wsfast.kernels.triton.aot: compile every shipped launch for four kinds of GPU, without having one.
+
+The launches are recorded from the launcher itself, so what is compiled is what runs. On the CUDA targets any spill or
+access to local memory fails.
+"""
+
+import argparse
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from . import layers, mlp, philox, small
+
+TARGETS = {
+    "sm_80": GPUTarget("cuda", 80, 32),
+    "sm_90": GPUTarget("cuda", 90, 32),
+    "sm_100": GPUTarget("cuda", 100, 32),
+    "gfx942": GPUTarget("hip", "gfx942", 64),
+}
+TYPES = {
+    torch.float32: "*fp32",
+    torch.uint8: "*u8",
+    torch.int32: "*i32",
+    torch.int64: "*i64",
+    int: "i32",
+    float: "fp32",
+}
+NETWORKS = {  # input, hidden widths, classes, batch sizes
+    "mlp4-3072": (3072, (500,) * 3, 2, (128,)),
+    "mlp4-12288": (12288, (500,) * 3, 2, (128,)),
+    "mlp4-3072-100": (3072, (100,) * 3, 2, (128,)),
+    "mlp4-64-32": (64, (32,) * 3, 2, (32, 128)),
+    "mlp4-64-64": (64, (64,) * 3, 10, (32, 128)),
+    "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
+    "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
+}
+COLUMNS = ("registers", "shared", "spilled", "matrix")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One compilation: the kernel's module and name, its signature, constants and options, as hashable pairs."""
+
+    module: str
+    kernel: str
+    signature: tuple[tuple[str, str], ...]
+    constants: tuple[tuple[str, Any], ...]
+    warps: int
+    stages: int
+
+    def __str__(self) -> str:
+        return f"{self.kernel.strip('_').removesuffix('_kernel'):12} " + " ".join(
+            f"{k}={v}" for k, v in self.constants if v is not False
+        )
+
+
+class _Recorder:
+    """Stands for a kernel: notes a launch instead of making it."""
+
+    def __init__(self, kernel: Any, found: dict[Launch, str], network: str) -> None:
+        self.kernel, self.found, self.network = kernel, found, network
+
+    def __getitem__(self, grid: Any) -> Any:
+        return self.note
+
+    def note(self, *arguments: Any, num_warps: int = 4, num_stages: int = 3, **named: Any) -> None:
+        values = {**dict(zip(self.kernel.arg_names, arguments, strict=False)), **named}
+        constants = {p.name: values[p.name] for p in self.kernel.params if p.is_constexpr}
+        signature = {
+            n: "constexpr" if n in constants else TYPES[v.dtype if isinstance(v, torch.Tensor) else type(v)]
+            for n, v in ((n, values[n]) for n in self.kernel.arg_names)
+        }
+        launch = Launch(self.kernel.fn.__module__, self.kernel.fn.__name__, tuple(signature.items()),
+                        tuple(constants.items()), num_warps, num_stages)  # fmt: skip
+        self.found.setdefault(launch, self.network)
+
+
+def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
+    """Every launch that training and evaluating NETWORKS makes, and the first network that makes it."""
+    found: dict[Launch, str] = {}
+    kernels = {name: value for name, value in vars(mlp).items() if name.endswith("_kernel")}
+    originals = {**kernels, "hip": mlp.hip}
+    draws = {name: value for name, value in vars(philox).items() if name.endswith("_kernel")}
+    try:
+        mlp.hip = lambda: hip
+        for name, (d, widths, classes, batches) in NETWORKS.items():
+            for batch in batches:
+                for module, some in ((mlp, kernels), (philox, draws)):
+                    for k, kernel in some.items():
+                        setattr(module, k, _Recorder(kernel, found, name))
+                for precision in precisions:
+                    _walk(d, widths, classes, batch, precision, name.startswith("resnet"))
+    finally:
+        for module, some in ((mlp, originals), (philox, draws)):
+            for k, value in some.items():
+                setattr(module, k, value)
+    return found
+
+
+def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: str, residual: bool) -> None:
+    """Train and evaluate one network for two steps."""
+    count = len(widths) + 1
+    rows, labels = np.arange(2 * batch), np.zeros(2 * batch, np.int64)
+    norms = [1] * (count - 1) * residual + [0] if residual else [0] * count
+    adds = [k - 2 if residual and k % 2 and 1 < k < count - 1 else -1 for k in range(count)]
+    x, one = np.zeros((2 * batch, d), np.uint8), np.ones(d, np.float32)
+    list(mlp.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [d, *widths, classes],
+                          [0.0] * (count - 1) + [1.0], norms, adds, one, one, (1, 1, d), np.ones(1, np.float32), 0.9,
+                          0.0, batch, -1, 0, precision, "cpu"))  # fmt: skip
+
+
+def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
+    """Registers, shared memory (bytes), spilled (bytes) and matrix instructions of one launch on one target."""
+    kernel = vars({m.__name__: m for m in (layers, mlp, philox, small)}[launch.module])[launch.kernel]
+    names = [name for name, _ in launch.signature]
+    aligned = {(i,): [["tt.divisibility", 16]] for i, (_, kind) in enumerate(launch.signature) if kind[0] == "*"}
+    constants = {(names.index(name),): value for name, value in launch.constants}
+    source = ASTSource(fn=kernel, signature=dict(launch.signature), constexprs=constants, attrs=aligned)
+    options = {"num_warps": launch.warps, "num_stages": launch.stages}
+    compiled = triton.compile(source, target=TARGETS[target], options=options)
+    if target.startswith("sm"):
+        return {"shared": compiled.metadata.shared, **_cuda(compiled.asm["cubin"])}
+    text = compiled.asm["amdgcn"]
+
+    def field(name: str) -> int:
+        return int(re.findall(rf"\.{name}:\s+(\d+)", text)[0])
+
+    return {"registers": field("vgpr_count"), "shared": compiled.metadata.shared,
+            "spilled": field("private_segment_fixed_size"), "matrix": len(re.findall("v_mfma", text))}  # fmt: skip
+
+
+def _cuda(cubin: bytes) -> dict[str, int]:
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage, code = (
+            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
+            for option in ("--dump-resource-usage", "-sass")
+        )
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+    if found is None:
+        raise RuntimeError(f"aot: cannot read cuobjdump's answer: {usage[:200]}")
+    registers, stack, local = (int(n) for n in found.groups())
+    touches = len(re.findall(r"\b(?:LDL|STL)\b", code))
+    matrix = len(re.findall(r"\b(?:HGMMA|HMMA|UTC\w*MMA)\b", code))
+    return {"registers": registers, "spilled": max(stack + local, touches), "matrix": matrix}
+
+
+def _one(job: tuple[Launch, str]) -> tuple[Launch, str, dict[str, Any] | str]:
+    try:
+        return *job, compile_launch(*job)
+    except Exception as error:  # reported by the caller, as a failure
+        return *job, f"{type(error).__name__}: {str(error)[-300:]}"
+
+
+def compiled(targets: list[str]) -> Iterator[tuple[Launch, str, dict[str, Any] | str]]:
+    """Compile all shipped launches for the targets, on all cores."""
+    jobs = []
+    for target in targets:
+        hip = target.startswith("gfx")
+        jobs += [(launch, target) for launch in shipped(hip, ("ieee", "bf16") if hip else ("tf32x3", "tf32", "bf16"))]
+    with ProcessPoolExecutor() as pool:
+        yield from pool.map(_one, jobs, chunksize=4)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m wsfast.kernels.triton.aot", description=__doc__)
+    parser.add_argument("targets", nargs="*", default=list(TARGETS), help=f"of {', '.join(TARGETS)}; all by default")
+    options = parser.parse_args()
+    bad = count = 0
+    print(
+        f"triton {triton.__version__}\n{'target':7} {'registers':>9} {'shared':>7} {'spilled':>7} {'matrix':>6}  kernel"
+    )
+    for launch, target, found in compiled(options.targets):
+        count += 1
+        if isinstance(found, str):
+            bad += 1
+            print(f"{target:7} FAILED {launch}: {found}")
+            continue
+        wrong = found["spilled"] > 0 and target.startswith("sm")
+        bad += wrong
+        numbers = " ".join(f"{found[c]:>{max(len(c), w)}}" for c, w in zip(COLUMNS, (9, 7, 7, 6), strict=True))
+        print(f"{target:7} {numbers}  {launch}{'   SPILLS' if wrong else ''}", flush=True)
+    print(f"{count} compilations, {bad} bad")
+    sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()
