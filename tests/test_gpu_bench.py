@@ -101,7 +101,7 @@ def test_a_wrong_op_gets_no_time(op):
     exact, loose = (r for r in rows if r["family"] == "ours")
     assert exact["status"].startswith("FAILED: errs")
     assert "median" not in exact
-    assert loose["status"] == "ok"  # bf16 may err more
+    assert loose["status"] == "ok"  # tf32 may err more
     assert runner.failures({"rows": rows, "headline": {}, "wrong": {}})
 
 
@@ -143,7 +143,8 @@ def test_page_without_a_run_says_so(tmp_path, monkeypatch):
     assert "12.8 s" in text
 
 
-def test_a_crashed_case_is_tried_again_without_our_op(tmp_path):
+def test_a_crashed_case_is_tried_again_without_our_op(tmp_path, monkeypatch):
+    monkeypatch.setattr(runner, "kernel_tests", lambda limit: "FAILED: 3 failed")
     rows = [{"family": f, "precision": "fp32", "status": "FAILED: CUDA error"} for f in ("ours", "bmm")]
     calls = []
 
@@ -157,7 +158,7 @@ def test_a_crashed_case_is_tried_again_without_our_op(tmp_path):
     run = runner.everything(["ceilings", "mlp4"], "cuda", False, 5, tmp_path / "run.json", call)
     assert calls == [("ceilings", False), ("mlp4", False), ("mlp4", True)]
     assert [r["status"] for r in run["rows"]] == ["FAILED: CUDA error", "ok"]
-    assert len(runner.failures(run)) == 1
+    assert runner.failures(run)[1:] == ["tests: FAILED: 3 failed"]
 
 
 def test_a_process_of_its_own_that_hangs_is_stopped():

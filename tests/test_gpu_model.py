@@ -49,3 +49,9 @@ def test_bounds_scale_with_the_ceilings():
     slow = {name: rate / 2 for name, rate in model.ASSUMED.items()}
     a, b = (model.floor(MLP4, 128, "merged", "bf16", c, 256) for c in (model.ASSUMED, slow))
     assert (b.memory, b.compute) == (pytest.approx(2 * a.memory), pytest.approx(2 * a.compute))
+
+
+def test_small_networks_move_only_their_images():
+    assert model.ours([64, 32, 32, 32, 2], 128) == "whole"
+    assert model.ours([3072, 500, 500, 500, 2], 128) == "merged"
+    assert model.step_bytes([64, 32, 32, 32, 2], "whole", 128) == 128 * 64

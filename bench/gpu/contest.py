@@ -67,9 +67,9 @@ def entrants(case: Case, device: str, peers_only: bool) -> list[Contender]:
         if c.family == "jax" and no_jax:
             c.status = f"not measured: {no_jax}"
     for precision in case.ours:
-        reason = "left out after a crash of this case" if peers_only else ours.missing(device)
+        reason = "left out after a crash of this case" if peers_only else ours.missing(device, precision)
         status = f"not measured: {reason}" if reason else "ok"
-        found.append(Contender(OURS, "ours", precision, "merged", status))
+        found.append(Contender(OURS, "ours", precision, model.ours(case.size.sizes, case.size.batch), status))
     return found
 
 

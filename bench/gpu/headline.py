@@ -54,7 +54,7 @@ def run(device: str, scale: Scale, ceilings: dict[str, Any]) -> dict[str, Any]:
     says = f"{networks:,} networks {'-'.join(map(str, sizes))}, {scale.epochs} epochs of {scale.samples:,} images"
     print(f"headline: {says}, batch {scale.batch}", flush=True)
     found: dict[str, Any] = {"size": says, "batch": scale.batch, "precision": PRECISION, "networks": networks}
-    reason = ours.missing(device)
+    reason = ours.missing(device, PRECISION)
     if reason:
         return found | {"status": f"not measured: {reason}"}
     x, tasks = images(scale)

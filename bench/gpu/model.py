@@ -4,6 +4,7 @@ Bytes are those of the weights (float32 weights, velocity, gradient), counted pe
 first layer's weights, and of the rest; activations and images are left out. The counts:
 
     forward reads W (4), the data gradient reads W again but for the first layer (4), then
+    whole      one program trains one network: W and V stay in the caches, memory sees the batch's bytes only
     merged     update reads and writes W, V (16), the next forward of the first layer included
     one kernel the same, forward apart
     bmm        V <- mu V + X^T dY inside the product (8), W <- W - lr V (12)
@@ -15,8 +16,18 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from wsfast.kernels.triton import configs
+
 BYTES = {"merged": (16, 24), "one kernel": (20, 24), "bmm": (24, 28), "fused": (28, 32), "foreach": (40, 44)}
-LAUNCHES = {"merged": 10, "one kernel": 12, "bmm": 50, "fused": 45, "loop": 30, "foreach": 55}  # of one step: estimates
+LAUNCHES = {
+    "whole": 0,
+    "merged": 10,
+    "one kernel": 12,
+    "bmm": 50,
+    "fused": 45,
+    "loop": 30,
+    "foreach": 55,
+}  # of one step: estimates
 EAGER_LAUNCH, GRAPH_LAUNCH = 4e-6, 1.2e-6  # seconds, estimates
 L2_BYTES, L2_RATE = 60e6, 5500  # of an H200; GB/s, assumed
 ASSUMED = {"copy": 4300.0, "fp32": 67.0, "tf32": 400.0, "bf16": 790.0}  # an H200: GB/s, TFLOP/s
@@ -47,8 +58,17 @@ def weights(sizes: list[int]) -> tuple[int, int]:
     return every[0], sum(every)
 
 
-def step_bytes(sizes: list[int], variant: str) -> int:
+def ours(sizes: list[int], batch: int) -> str:
+    """How our kernels train such networks: "whole" or "merged"."""
+    padded = {configs.wide(n) for n in sizes[1:-1]}
+    return "whole" if len(padded) == 1 and configs.small(max(padded), configs.wide(batch)) else "merged"
+
+
+def step_bytes(sizes: list[int], variant: str, batch: int = 0) -> int:
+    """Weights and gradients; of the images, a byte a pixel, where nothing else is moved."""
     first, all_layers = weights(sizes)
+    if variant == "whole":
+        return batch * sizes[0]
     in_first, in_rest = BYTES[variant]
     return in_first * first + in_rest * (all_layers - first)
 
@@ -76,7 +96,7 @@ def floor(
 ) -> Floor:
     """networks: that one launch serves; alone: one network at a time, so that its weights may stay in the L2."""
     together = 1 if alone else networks
-    moved, flop = step_bytes(sizes, variant), step_flop(sizes, batch)
+    moved, flop = step_bytes(sizes, variant, batch), step_flop(sizes, batch)
     resident = 8 * weights(sizes)[1] * together < L2_BYTES
     bandwidth = max(L2_RATE, ceilings["copy"]) if resident else ceilings["copy"]
     launches = LAUNCHES["loop" if alone else variant] * (EAGER_LAUNCH if eager else GRAPH_LAUNCH)

@@ -9,8 +9,10 @@ import numpy as np
 from bench.gpu.problem import Problem
 
 
-def missing(device: str) -> str | None:
+def missing(device: str, precision: str) -> str | None:
     """Why the op cannot run here; None where it should."""
+    if device != "cuda" and precision == "bf16":
+        return "the interpreter multiplies bf16 bit patterns as integers"
     if device != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
         return "TRITON_INTERPRET is unset"
     return None
