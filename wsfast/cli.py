@@ -1,4 +1,4 @@
-"""The command line: wsfast study, wsfast info.
+"""The command line: wsfast study, wsfast compare, wsfast info.
 
 Exit codes: 0 done, 1 the device failed, 2 a request that cannot be met (the message says why), 130 interrupted.
 """
@@ -46,6 +46,11 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain (ridge only)")
     study.add_argument("--json", action="store_true", help="print results.json instead of the table")
 
+    compare = commands.add_parser("compare", help="chain similarity of two networks")
+    compare.add_argument("a", help="a .safetensors file: a torch state dict")
+    compare.add_argument("b", help="another")
+    compare.add_argument("--json", action="store_true", help="print JSON")
+
     info = commands.add_parser("info", help="versions, backends, data sets found on this machine")
     info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -55,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return {"study": _study, "info": _info}[args.command](args)
+        return {"study": _study, "compare": _compare, "info": _info}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"wsfast: {error}", file=sys.stderr)
         return 2
@@ -104,6 +109,14 @@ def _study(args: argparse.Namespace) -> int:
         print(
             f"\n{timing['networks_per_s']:.0f} networks/s, {time.perf_counter() - start:.0f} s in all\nreport: {report}"
         )
+    return 0
+
+
+def _compare(args: argparse.Namespace) -> int:
+    from .comparing import compare, table
+
+    rows = compare(args.a, args.b)
+    print(json.dumps(rows, indent=1) if args.json else table(rows))
     return 0
 
 

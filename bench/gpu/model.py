@@ -19,15 +19,8 @@ from typing import Any
 from wsfast.kernels.triton import configs
 
 BYTES = {"merged": (16, 24), "one kernel": (20, 24), "bmm": (24, 28), "fused": (28, 32), "foreach": (40, 44)}
-LAUNCHES = {
-    "whole": 0,
-    "merged": 10,
-    "one kernel": 12,
-    "bmm": 50,
-    "fused": 45,
-    "loop": 30,
-    "foreach": 55,
-}  # of one step: estimates
+# Launches of one step, estimates.
+LAUNCHES = {"whole": 0, "merged": 10, "one kernel": 12, "bmm": 50, "fused": 45, "loop": 30, "foreach": 55}
 EAGER_LAUNCH, GRAPH_LAUNCH = 4e-6, 1.2e-6  # seconds, estimates
 L2_BYTES, L2_RATE = 60e6, 5500  # of an H200; GB/s, assumed
 ASSUMED = {"copy": 4300.0, "fp32": 67.0, "tf32": 400.0, "bf16": 790.0}  # an H200: GB/s, TFLOP/s

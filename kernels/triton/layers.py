@@ -86,7 +86,7 @@ def _finish(z, at, at_n, at_s, valid, n, slope, a_ptr, y_ptr, add_ptr, norm_ptr,
     tl.store(y_ptr + at, y)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["now", "then", "size", "R"])
 def _first_kernel(x_ptr, bases_ptr, offsets_ptr, counts_ptr, scale_ptr, shift_ptr, w_ptr, wv_ptr, b_ptr, bv_ptr,
                   dz_ptr, a_ptr, y_ptr, norm_ptr, stat_ptr, lr_ptr, decay_ptr, momentum, slope, now, then, size, R,
                   B: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
@@ -141,7 +141,7 @@ def _first_kernel(x_ptr, bases_ptr, offsets_ptr, counts_ptr, scale_ptr, shift_pt
                     norm_ptr, stat_ptr, N, NORM, False, EVALUATE)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["now", "size"])
 def _forward_kernel(x_ptr, w_ptr, b_ptr, a_ptr, y_ptr, add_ptr, norm_ptr, stat_ptr, counts_ptr, slope, now, size,
                     B: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
                     NORM: tl.constexpr, ADD: tl.constexpr, EVALUATE: tl.constexpr,
@@ -163,7 +163,7 @@ def _forward_kernel(x_ptr, w_ptr, b_ptr, a_ptr, y_ptr, add_ptr, norm_ptr, stat_p
             stat_ptr, N, NORM, ADD, EVALUATE)  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["now", "size", "batch", "R", "S", "C"])
 def _last_kernel(x_ptr, w_ptr, b_ptr, labels_ptr, counts_ptr, dz_ptr, loss_ptr, hits_ptr, slope, now, size, batch, R,
                  S, C, B: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, EVALUATE: tl.constexpr,
                  PRECISION: tl.constexpr):  # fmt: skip
@@ -201,7 +201,7 @@ def _last_kernel(x_ptr, w_ptr, b_ptr, labels_ptr, counts_ptr, dz_ptr, loss_ptr, 
         tl.store(dz_ptr + net * B * N + b[:, None] * N + classes[None, :], dz)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["now", "size"])
 def _gradient_kernel(dz_ptr, w_ptr, a_ptr, dx_ptr, dy_ptr, add_ptr, norm_ptr, nv_ptr, stat_ptr, counts_ptr, lr_ptr,
                      decay_ptr, momentum, slope, now, size, B: tl.constexpr, K: tl.constexpr, N: tl.constexpr,
                      BK: tl.constexpr, BN: tl.constexpr, NORM: tl.constexpr, ADD: tl.constexpr, KEEP: tl.constexpr,
@@ -242,7 +242,7 @@ def _gradient_kernel(dz_ptr, w_ptr, a_ptr, dx_ptr, dy_ptr, add_ptr, norm_ptr, nv
     tl.store(dx_ptr + at, dy * tl.where(a > 0, 1.0, slope))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["now"])
 def _update_kernel(x_ptr, dz_ptr, w_ptr, wv_ptr, b_ptr, bv_ptr, counts_ptr, lr_ptr, decay_ptr, momentum, now,
                    B: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BK: tl.constexpr, BN: tl.constexpr,
                    BB: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip

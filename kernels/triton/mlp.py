@@ -8,6 +8,7 @@ while the next one is trained.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,10 @@ from .small import _train_small_kernel
 
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, train labels, test rows, test labels
 HEADROOM = 0.85  # of the free memory
+TOGETHER = (
+    2**35
+)  # bytes of device memory a chunk of over 256 networks takes at most: the last chunk's copy hides nothing
+STAGE = 2**28  # bytes of a pinned buffer
 HOST_MEMORY = 2**31  # bytes for a chunk in the interpreter
 PRECISIONS = ("tf32x3", "tf32", "bf16", "ieee")
 
@@ -278,7 +283,7 @@ class Population:
         """All epochs; the mean loss of each: float64 [n, epochs]."""
         if self.epochs and self.small:
             curves = self._train_small()
-            self._tick(tick, self.n)
+            self._tick(tick, self.n, wait=False)
             return curves
         counts = self.splits[0][2].clamp(min=1).double()
         curves = torch.zeros(self.n, self.epochs, dtype=torch.float64, device=self.device)
@@ -296,12 +301,13 @@ class Population:
             else:
                 self._epoch()
             curves[:, epoch] = self.losses.double().sum(1) / counts
-            self._tick(tick, self.n / self.epochs)
+            self._tick(tick, self.n / self.epochs, wait=epoch < self.epochs - 1)
         return curves
 
-    def _tick(self, tick: Callable[[float], Any] | None, networks: float) -> None:
+    def _tick(self, tick: Callable[[float], Any] | None, networks: float, wait: bool) -> None:
+        """Report progress; the last epoch is not waited for, so that the next chunk is set up meanwhile."""
         if tick is not None:
-            if self.device.type == "cuda":
+            if wait and self.device.type == "cuda":
                 torch.cuda.synchronize()
             tick(networks)
 
@@ -355,40 +361,76 @@ class Done:
 
 
 class _Copy:
-    """A finished chunk on its way to the host, while the device goes on."""
+    """A finished chunk on its way to the host while the device goes on: by a thread, through two pinned buffers."""
 
-    def __init__(self, first: int, tensors: list[torch.Tensor]) -> None:
-        self.first = first
-        if not tensors[0].is_cuda:
-            self.host, self.event = tensors, None
+    def __init__(self, first: int, tensors: list[torch.Tensor], into: np.ndarray | None) -> None:
+        self.first, self.tensors = first, tensors
+        self.error: BaseException | None = None
+        n = len(tensors[0])
+        parameters = np.empty(tensors[0].shape, np.float32) if into is None else into[first : first + n]
+        self.host = [parameters, *(np.empty(t.shape) for t in tensors[1:])]
+        self.ready = None
+        if tensors[0].is_cuda:
+            self.ready = torch.cuda.Event()
+            self.ready.record()
+        self.thread = Thread(target=self._run, daemon=True)
+        self.thread.start()
+
+    def _run(self) -> None:
+        try:
+            for host, tensor in zip(self.host, self.tensors, strict=True):
+                self._fetch(host, tensor)
+        except BaseException as error:  # raised by wait, in the caller's thread
+            self.error = error
+
+    def _fetch(self, host: np.ndarray, tensor: torch.Tensor) -> None:
+        if self.ready is None:
+            host[...] = tensor.numpy()
             return
+        torch.cuda.set_device(tensor.device)
+        rows = max(1, STAGE // max(1, tensor[0].nbytes))
         stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        self.host = [torch.empty(t.shape, dtype=t.dtype, pin_memory=True) for t in tensors]
+        stream.wait_event(self.ready)
+        stages = [torch.empty(rows, *tensor.shape[1:], dtype=tensor.dtype, pin_memory=True) for _ in range(2)]
+        coming: list[tuple[slice, torch.Tensor, torch.cuda.Event]] = []
         with torch.cuda.stream(stream):
-            for host, tensor in zip(self.host, tensors, strict=True):
-                host.copy_(tensor, non_blocking=True)
-                tensor.record_stream(stream)
-        self.event = torch.cuda.Event()
-        self.event.record(stream)
+            for i, start in enumerate(range(0, len(tensor), rows)):
+                part = slice(start, min(start + rows, len(tensor)))
+                stage = stages[i % 2][: part.stop - start]
+                stage.copy_(tensor[part], non_blocking=True)
+                event = torch.cuda.Event()
+                event.record()
+                coming.append((part, stage, event))
+                if len(coming) == 2:
+                    self._settle(host, *coming.pop(0))
+            for one in coming:
+                self._settle(host, *one)
+
+    @staticmethod
+    def _settle(host: np.ndarray, part: slice, stage: torch.Tensor, event: torch.cuda.Event) -> None:
+        event.synchronize()
+        np.copyto(host[part], stage.numpy())
 
     def wait(self) -> Done:
-        if self.event is not None:
-            self.event.synchronize()
-        return Done(self.first, *(t.numpy() for t in self.host))
+        self.thread.join()
+        if self.error is not None:
+            raise self.error
+        self.tensors = []
+        return Done(self.first, *self.host)
 
 
 def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], sizes: Any, slopes: Any, norms: Any,
                  adds: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any, momentum: float,
                  weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
-                 device: str = "cuda", chunk: int | None = None,
-                 tick: Callable[[float], Any] | None = None) -> Iterator[Done]:  # fmt: skip
+                 device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
+                 into: np.ndarray | None = None) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     x uint8 or float32 [n, d]; lr float32 [epochs] or one row a job [N, epochs]; weight_decay a number or one a job [N].
     precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). chunk: networks at a time,
     what fits the free memory where None; halved when memory runs out. tick(n): called as work worth n networks is done.
-    The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when the device fails.
+    into: float32 [N, P] to put the parameters in. The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the
+    networks in work when the device fails.
     """
     sizes, slopes = [int(s) for s in sizes], [float(s) for s in slopes]
     norms, adds = [int(n) for n in norms], [int(a) for a in adds]
@@ -410,14 +452,15 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     each = bytes_per_network(sizes, norms, batch_size, rows, rates.shape[1])
     if chunk is None:
         free = int(torch.cuda.mem_get_info()[0] * HEADROOM) if images.x.is_cuda else HOST_MEMORY
-        chunk = max(1, free // each)
+        chunk = max(1, min(free // each, max(256, TOGETHER // each)))
         chunk = -(-len(jobs) // max(1, -(-len(jobs) // chunk)))  # chunks of one size
     first, waiting = 0, None
     while first < len(jobs):
         some = slice(first, min(first + chunk, len(jobs)))
         try:
-            done = _train(first, tick, images, tasks, jobs[some], sizes, slopes, norms, adds, rates[some].to(device),
-                          decays[some].to(device), momentum, batch_size, seed, precision)  # fmt: skip
+            done = _train(first, tick, into, images, tasks, jobs[some], sizes, slopes, norms, adds,
+                          rates[some].to(device), decays[some].to(device), momentum, batch_size, seed,
+                          precision)  # fmt: skip
             if waiting is not None:
                 yield waiting.wait()
         except torch.OutOfMemoryError:
@@ -437,15 +480,17 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
         yield waiting.wait()
 
 
-def _train(first: int, tick: Callable[[float], Any] | None, *arguments: Any) -> _Copy:
+def _train(first: int, tick: Callable[[float], Any] | None, into: np.ndarray | None, *arguments: Any) -> _Copy:
     """Train one chunk; its memory is free again when this returns."""
     population = Population(*arguments)
     curves = population.train(tick)
-    return _Copy(first, [population.parameters(), curves, population.evaluate()])
+    return _Copy(first, [population.parameters(), curves, population.evaluate()], into)
 
 
-def train_mlp(*arguments: Any, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def train_mlp(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], sizes: Any, slopes: Any, norms: Any,
+              *arguments: Any, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """train_chunks, all at once: (parameters float32 [N, P], curves float64 [N, epochs], records float64 [N, 4])."""
-    done = list(train_chunks(*arguments, **options))
-    parameters, curves, records = ([getattr(d, name) for d in done] for name in ("parameters", "curves", "records"))
-    return np.concatenate(parameters), np.concatenate(curves), np.concatenate(records)
+    count = sum((a + 1 + 4 * norm) * b for (a, b), norm in zip(pairwise(sizes), norms, strict=False))
+    options["into"] = parameters = np.empty((len(jobs), count), np.float32)
+    done = list(train_chunks(x, tasks, jobs, sizes, slopes, norms, *arguments, **options))
+    return parameters, np.concatenate([d.curves for d in done]), np.concatenate([d.records for d in done])

@@ -18,7 +18,7 @@ def _word(index, c1, task, repeat, k0, k1):
     return tl.where(which == 0, a, tl.where(which == 1, b, tl.where(which == 2, c, d)))
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["item", "stride", "ROWS", "COLUMNS"])
 def _initial_kernel(out_ptr, jobs_ptr, key_ptr, bound, item, stride, ROWS, COLUMNS, PADDED: tl.constexpr,
                     BLOCK: tl.constexpr):  # fmt: skip
     net = tl.program_id(0).to(tl.int64)
@@ -32,7 +32,7 @@ def _initial_kernel(out_ptr, jobs_ptr, key_ptr, bound, item, stride, ROWS, COLUM
     tl.store(out_ptr + net * stride + at, tl.where(inside, unit * bound, 0.0), mask=at < stride)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["c1", "N"])
 def _words_kernel(out_ptr, jobs_ptr, key_ptr, c1, N, BLOCK: tl.constexpr):
     net = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)

@@ -20,7 +20,7 @@ def _activate(z, b_ptr, y_ptr, slope, B: tl.constexpr, N: tl.constexpr):
     return y
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["R", "E", "C", "L", "size"])
 def _train_small_kernel(x_ptr, bases_ptr, offsets_ptr, labels_ptr, counts_ptr, scale_ptr, shift_ptr, w_ptr, wv_ptr,
                         b_ptr, bv_ptr, y_ptr, dz_ptr, loss_ptr, slopes_ptr, lr_ptr, decay_ptr, momentum, R, E, C, L,
                         size, B: tl.constexpr, K: tl.constexpr, N: tl.constexpr, BK: tl.constexpr,

@@ -1,0 +1,95 @@
+import json
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from wsfast.reference import gram
+
+import wsfast
+from wsfast import cli
+
+
+def mlp(seed, widths=(9, 7), d=6):
+    torch.manual_seed(seed)
+    sizes = [d, *widths, 3]
+    layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.ReLU())]
+    return nn.Sequential(*layers[:-1])
+
+
+def permuted(model):
+    """The same function, its hidden units in another order."""
+    other = mlp(0)
+    other.load_state_dict(model.state_dict())
+    order = torch.randperm(9, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        other[0].weight[:], other[0].bias[:] = model[0].weight[order], model[0].bias[order]
+        other[2].weight[:] = model[2].weight[:, order]
+    return other
+
+
+def test_a_network_is_like_itself_whatever_the_order_of_its_units():
+    model = mlp(0)
+    for row in wsfast.compare(model, permuted(model)):
+        assert [row[k] for k in ("cosine", "centred", "unit_columns")] == pytest.approx([1, 1, 1], abs=1e-6)
+    assert [row["chain"] for row in wsfast.compare(model, mlp(1))] == [1, 2]
+
+
+def test_figures_are_the_references():
+    a, b = mlp(0), mlp(1)
+    for row in wsfast.compare(a, b):
+        x, y = (
+            gram.chain_factor([m[2 * k].weight.detach().double().numpy().T[None] for k in range(row["chain"])])
+            for m in (a, b)
+        )
+        assert row["cosine"] == pytest.approx(gram.chain_kernel(x, y, cosine=True)[0, 0], rel=1e-5)
+        x, y = (z - z.mean(axis=1, keepdims=True) for z in (x, y))
+        assert row["centred"] == pytest.approx(gram.chain_kernel(x, y, cosine=True)[0, 0], rel=1e-5)
+
+
+def test_modules_state_dicts_files_and_weight_sets_agree(tmp_path, zoo, capsys):
+    a, b = (zoo.to_torch(i) for i in (0, 1))
+    want = wsfast.compare(a, b)
+    for i, model in enumerate((a, b)):
+        save_file({k: v.contiguous() for k, v in model.state_dict().items()}, tmp_path / f"{i}.safetensors")
+    paths = [str(tmp_path / f"{i}.safetensors") for i in (0, 1)]
+    assert wsfast.compare(a.state_dict(), b) == want
+    assert wsfast.compare(*paths) == want
+    assert wsfast.compare(zoo[0:1], zoo[1:2]) == want
+    assert cli.main(["compare", *paths, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == want
+    assert cli.main(["compare", *paths]) == 0
+    assert f"{want[2]['cosine']:.4f}" in capsys.readouterr().out
+
+
+def test_same_task_is_nearer_than_another(zoo):
+    near, far = (wsfast.compare(zoo[0:1], zoo[i : i + 1])[1]["cosine"] for i in (1, 35))
+    assert near > far
+
+
+def test_convolutions():
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 3), nn.Conv2d(5, 4, 1), nn.Linear(4, 2))
+    rows = wsfast.compare(net, net)
+    assert [r["chain"] for r in rows] == [1, 2]
+    assert rows[1]["cosine"] == pytest.approx(1, abs=1e-6)
+
+
+def test_bad_input(tmp_path, zoo, capsys):
+    with pytest.raises(ValueError, match=r"a must be one network, got a set of 40"):
+        wsfast.compare(zoo, zoo)
+    with pytest.raises(TypeError, match=r"b must be a module, .* got int"):
+        wsfast.compare(mlp(0), 3)
+    with pytest.raises(ValueError, match=r"b has 1 weights of linear layers .* wanted 2"):
+        wsfast.compare(mlp(0), nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"chain 1 has d = 6 in a and 5 in b"):
+        wsfast.compare(mlp(0), mlp(0, d=5))
+    with pytest.raises(ValueError, match=r"weight 2 takes 8 inputs, the one before it gives 9: not a chain"):
+        wsfast.compare(nn.Sequential(nn.Linear(6, 9), nn.Linear(8, 7), nn.Linear(7, 3)), mlp(0))
+    broken = tmp_path / "x.safetensors"
+    broken.write_bytes(np.zeros(9, np.uint8).tobytes())
+    assert cli.main(["compare", str(broken), str(broken)]) == 2
+    assert "cannot be read as safetensors" in capsys.readouterr().err
+    assert cli.main(["compare", "nowhere", str(broken)]) == 2
+    assert "nowhere is not a file" in capsys.readouterr().err

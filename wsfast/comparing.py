@@ -1,0 +1,114 @@
+"""How similar the weights of two networks are, chain by chain."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import backends
+from .weights import WeightSet
+
+COLUMNS = {"cosine": "cosine", "centred": "centred", "unit_columns": "unit columns"}
+
+
+def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any]]:
+    """Chain similarity of two networks, whatever the order of their hidden units.
+
+    a, b: an nn.Module, a state dict, the path of a .safetensors file, or a WeightSet of one network. The weights of a
+    module, a state dict or a file are its linear layers and 3x3 convolutions in their order; the last one is taken for
+    the classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over.
+
+    One dict a chain that both have: chain (1, 2, ...); cosine, <G_a, G_b> / (|G_a| |G_b|) of the chain Grams (arXiv
+    2208.04369, eq. 18); centred, the same of Grams centred over the inputs (linear CKA between the two maps' rows,
+    Kornblith et al. 2019); unit_columns, the cosine with columns of X_l brought to unit length, which also ignores
+    positive rescaling between layers. Each lies in [0, 1]. ValueError where there is nothing to compare or the inputs
+    differ in size.
+    """
+    left, right = _weights(a, "a"), _weights(b, "b")
+    factor, kernel = (backends.load(op, backend) for op in ("chain_factor", "chain_kernel"))
+    found = []
+    for chain in range(1, min(len(left), len(right)) + 1):
+        sizes = [_rows(w[:chain]) for w in (left, right)]
+        if sizes[0] != sizes[1]:
+            raise ValueError(f"compare: chain {chain} has d = {sizes[0]} in a and {sizes[1]} in b: of different inputs")
+
+        def cosine(x: np.ndarray, y: np.ndarray) -> float:
+            return float(kernel.chain_kernel(x, y, "factorised", True)[0, 0])
+
+        x, y = (factor.chain_factor(w[:chain]) for w in (left, right))
+        unit = [factor.chain_factor(w[:chain], column_normalize=True) for w in (left, right)]
+        centred = [z - z.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32) for z in (x, y)]
+        found.append(
+            {"chain": chain, "cosine": cosine(x, y), "centred": cosine(*centred), "unit_columns": cosine(*unit)}
+        )
+    return found
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """What compare found, for people."""
+    head = f"{'chain':>5} " + " ".join(f"{title:>12}" for title in COLUMNS.values())
+    return "\n".join([head, *(f"{r['chain']:>5} " + " ".join(f"{r[c]:>12.4f}" for c in COLUMNS) for r in rows)])
+
+
+def _rows(weights: list[np.ndarray]) -> int:
+    d = int(np.prod(weights[0].shape[1:-1]))
+    return d * int(np.prod([np.prod(w.shape[2:-1]) for w in weights[1:]]))
+
+
+def _weights(network: Any, name: str) -> list[np.ndarray]:
+    """The chain's weights, each [1, n_in, ..., n_out] float32."""
+    if isinstance(network, WeightSet):
+        if len(network) != 1:
+            raise ValueError(f"compare: {name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
+        return [network.parameters[p.name] for p in network.network.chain(len(network.network.chains))]
+    if isinstance(network, (str, Path)):
+        state: Mapping[str, Any] = _file(Path(network))
+    elif isinstance(network, Mapping):
+        state = network
+    elif hasattr(network, "state_dict"):
+        state = network.state_dict()
+    else:
+        raise TypeError(
+            f"compare: {name} must be a module, state dict, file or WeightSet, got {type(network).__name__}"
+        )
+    arrays = [_input_first(np.asarray(value, np.float32)) for value in state.values() if _links(np.shape(value))]
+    if len(arrays) < 2:
+        raise ValueError(
+            f"compare: {name} has {len(arrays)} weights of linear layers or 3x3 convolutions, wanted 2 or more"
+        )
+    chain = arrays[:1]
+    for w in arrays[1:-1]:
+        if w.shape[1] != chain[-1].shape[-1]:
+            raise ValueError(
+                f"compare: {name}: weight {len(chain) + 1} takes {w.shape[1]} inputs, the one before it gives "
+                f"{chain[-1].shape[-1]}: not a chain"
+            )
+        chain.append(w)
+    return chain
+
+
+def _links(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 2 or (len(shape) == 4 and shape[2:] == (3, 3))
+
+
+def _input_first(w: np.ndarray) -> np.ndarray:
+    """torch's [n_out, n_in, ...] as [1, n_in, ..., n_out]."""
+    return np.ascontiguousarray(np.moveaxis(w, 0, -1))[None]
+
+
+def _file(path: Path) -> dict[str, np.ndarray]:
+    """A safetensors file, its names in natural order (fc2 before fc10)."""
+    from safetensors.numpy import load_file
+
+    if not path.is_file():
+        raise ValueError(f"compare: {path} is not a file")
+    try:
+        state = load_file(path)
+    except Exception as error:  # the library's own error type says too little
+        raise ValueError(f"compare: {path} cannot be read as safetensors: {error}") from error
+    return {
+        name: state[name]
+        for name in sorted(state, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)])
+    }
