@@ -247,6 +247,9 @@ def test_bad_input(four_tasks, device):
         mlp.train_mlp(x, tasks, JOBS, **rest, device=device, precision="fp8")
     with pytest.raises(ValueError, match="at least one hidden layer"):
         mlp.train_mlp(x, tasks, JOBS, **rest | {"sizes": [70, 2]}, device=device)
+    for change in ({"norms": [0, 0, 0, 1]}, {"adds": [-1, -1, 0, 1]}, {"adds": [-1, 0, 0, -1]}):
+        with pytest.raises(ValueError, match="no BatchNorm or sum on the logits, and add each"):
+            mlp.train_mlp(x, tasks, JOBS, **rest | change, device=device)
     with pytest.raises(ValueError, match="precision of numba must be fp32, got 'tf32'"):
         wsfast.generate("mlp4", four_tasks, repeats=1, precision="tf32")
 

@@ -23,7 +23,7 @@ def test_streams_are_the_same_bits(seed, device):
 
 def test_orders_and_crops_are_the_same_bits(device):
     jobs, key, counts = torch.tensor(JOBS, device=device), compiled.key(5, device), [50, 33, 1]
-    orders = compiled.batch_order(torch.tensor(counts, device=device), 4, jobs, key).cpu().numpy()
+    orders = compiled.batch_order(50, torch.tensor(counts, device=device), 4, jobs, key).cpu().numpy()
     crops = compiled.augmentation(50, 4, 2, jobs, key).cpu().numpy()
     for i, job in enumerate(JOBS):
         np.testing.assert_array_equal(orders[i, : counts[i]], philox.batch_order(counts[i], 4, 5, *job))

@@ -136,8 +136,7 @@ class Population:
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
             item += 6 if norms[k] else 2
-        rows = int(self.splits[0][2].max()) if self.n else 0
-        self.R = max(rows, 1)
+        self.R = self.splits[0][0].shape[1]
         self.S = -(-self.R // batch_size)
         self.bases = torch.zeros(self.n, self.R, dtype=torch.int64, device=self.device)
         self.labels = torch.zeros(self.n, self.R, dtype=torch.int32, device=self.device)
@@ -227,7 +226,7 @@ class Population:
         rows, labels, counts = self.splits[split]
         crops = None
         if epoch is not None:
-            order = philox.batch_order(counts, epoch, self.jobs, self.key).clamp(min=0)
+            order = philox.batch_order(rows.shape[1], counts, epoch, self.jobs, self.key).clamp(min=0)
             rows, labels = rows.gather(1, order), labels.gather(1, order)
             if self.images.pad >= 0:
                 crops = philox.augmentation(rows.shape[1], self.images.pad, epoch, self.jobs, self.key).gather(1, order)
@@ -388,7 +387,7 @@ class _Copy:
             host[...] = tensor.numpy()
             return
         torch.cuda.set_device(tensor.device)
-        rows = max(1, STAGE // max(1, tensor[0].nbytes))
+        rows = min(max(1, STAGE // max(1, tensor[0].nbytes)), len(tensor))
         stream = torch.cuda.Stream()
         stream.wait_event(self.ready)
         stages = [torch.empty(rows, *tensor.shape[1:], dtype=tensor.dtype, pin_memory=True) for _ in range(2)]
@@ -445,6 +444,12 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
         )
     if len(sizes) < 3:
         raise ValueError("train_mlp: the triton kernels need at least one hidden layer")
+    added = [a for a in adds if a >= 0]
+    if norms[-1] or adds[-1] >= 0 or len(set(added)) < len(added):
+        raise ValueError(
+            "train_mlp: the triton kernels take no BatchNorm or sum on the logits, and add each layer's output once at "
+            f"most; got norms {norms}, adds {adds} (backend='numba' has no such limit)"
+        )
     images = Images.load(x, scale, shift, shape, pad, device)
     rates = torch.tensor(np.broadcast_to(np.atleast_2d(np.asarray(lr, np.float32)), (len(jobs), np.shape(lr)[-1])))
     decays = torch.tensor(np.broadcast_to(np.asarray(weight_decay, np.float32), (len(jobs),)))

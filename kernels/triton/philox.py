@@ -61,9 +61,8 @@ def words(n, purpose, item, jobs, key):
     return out
 
 
-def batch_order(counts, epoch, jobs, key):
-    """The order in which each network visits its counts[i] samples: int64 [N, max(counts)], -1 past its own."""
-    n = int(counts.max())
+def batch_order(n, counts, epoch, jobs, key):
+    """The order in which each network visits its counts[i] <= n samples: int64 [N, n], -1 past its own."""
     keys = words(n, ORDER, epoch, jobs, key) << 31 | torch.arange(n, device=jobs.device)
     keys = keys.masked_fill(torch.arange(n, device=jobs.device) >= counts[:, None], torch.iinfo(torch.int64).max)
     order = torch.sort(keys, dim=1).values & 0x7FFFFFFF
