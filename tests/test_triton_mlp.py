@@ -1,5 +1,6 @@
 """Triton's training against the reference: on a GPU where there is one, in the interpreter elsewhere."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -13,15 +14,16 @@ from wsfast.kernels.triton import layers, mlp
 from wsfast.reference import mlp as reference
 
 import wsfast
+from wsfast import cli
 
 JOBS = [(0, 0), (1, 4), (0, 2)]
 PLAIN = {"depth": 3, "norms": None, "adds": None}
 CASES = {
-    "tiles": {"d": 7, "width": 150, "classes": 3, "samples": 37, "batch": 16},
+    "tiles": {"d": 7, "width": 70, "classes": 3, "samples": 50, "batch": 33},
     "one program": {"d": 70, "width": 17, "classes": 2, "samples": 50, "batch": 16},
     "one program, wide": {"d": 20, "width": 65, "classes": 5, "samples": 41, "batch": 32},
     "tile + 1": {"d": 65, "width": 129, "classes": 17, "samples": 34, "batch": 16},
-    "crops, tiles": {"d": 192, "width": 150, "classes": 2, "samples": 40, "batch": 16, "pad": 2, "shape": (3, 8, 8)},
+    "crops, tiles": {"d": 60, "width": 70, "classes": 2, "samples": 50, "batch": 33, "pad": 2, "shape": (3, 4, 5)},
     "crops, one program": {"d": 60, "width": 9, "classes": 2, "samples": 40, "batch": 16, "pad": 1, "shape": (3, 4, 5)},
     "float32 images": {"d": 33, "width": 33, "classes": 2, "samples": 45, "batch": 32, "kind": np.float32},
     "residual": {
@@ -235,6 +237,15 @@ def test_generate_agrees_with_the_cpu(network, device):
     np.testing.assert_array_equal(ours.records["test_accuracy"], theirs.records["test_accuracy"])
     assert ours.info["backend"] == "triton"
     assert ours.info["precision"] == "tf32x3"
+
+
+def test_a_study_from_the_command_line(device, tmp_path, capsys):
+    options = ["--tasks", "4", "--repeats", "4", "--width", "8", "--epochs", "1", "--permutations", "9", "--json"]
+    where = ["--backend", "triton", "--device", device, "--precision", "tf32", "--out", str(tmp_path)]
+    assert cli.main(["study", *options, *where]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert (results["backend"], results["precision"], results["networks"]) == ("triton", "tf32", 16)
+    assert (tmp_path / "report.html").is_file()
 
 
 def test_bad_input(four_tasks, device):
