@@ -359,6 +359,10 @@ class Done:
     records: np.ndarray
 
 
+def _failed(first: int, n: int, error: RuntimeError) -> RuntimeError:
+    return RuntimeError(f"train_mlp: networks {first}..{first + n - 1}: {error}")
+
+
 class _Copy:
     """A finished chunk on its way to the host while the device goes on: by a thread, through two pinned buffers."""
 
@@ -412,9 +416,11 @@ class _Copy:
 
     def wait(self) -> Done:
         self.thread.join()
+        self.tensors = []
+        if isinstance(self.error, RuntimeError):  # also of a kernel that was still running when the copy was asked for
+            raise _failed(self.first, len(self.host[0]), self.error) from self.error
         if self.error is not None:
             raise self.error
-        self.tensors = []
         return Done(self.first, *self.host)
 
 
@@ -466,8 +472,6 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
             done = _train(first, tick, into, images, tasks, jobs[some], sizes, slopes, norms, adds,
                           rates[some].to(device), decays[some].to(device), momentum, batch_size, seed,
                           precision)  # fmt: skip
-            if waiting is not None:
-                yield waiting.wait()
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise
@@ -479,7 +483,9 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                 yield waiting.wait()
             raise
         except RuntimeError as error:
-            raise RuntimeError(f"train_mlp: networks {some.start}..{some.stop - 1} of {len(jobs)}: {error}") from error
+            raise _failed(some.start, some.stop - some.start, error) from error
+        if waiting is not None:
+            yield waiting.wait()
         waiting, first = done, some.stop
     if waiting is not None:
         yield waiting.wait()
