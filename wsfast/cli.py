@@ -1,6 +1,6 @@
 """The command line: wsfast study, wsfast compare, wsfast info.
 
-Exit codes: 0 done, 1 the device failed, 2 a request that cannot be met (the message says why), 130 interrupted.
+Exit codes: 0 done, 2 a request that cannot be met (the message says why), 130 interrupted.
 """
 
 import argparse
@@ -64,9 +64,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:
         print(f"wsfast: {error}", file=sys.stderr)
         return 2
-    except RuntimeError as error:  # a GPU that failed or is out of memory, said with the networks in work
-        print(f"wsfast: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt as stop:
         print(f"wsfast: {str(stop) or 'interrupted'}; nothing was written", file=sys.stderr)
         return 130

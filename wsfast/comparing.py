@@ -100,13 +100,14 @@ def _input_first(w: np.ndarray) -> np.ndarray:
 
 def _file(path: Path) -> dict[str, np.ndarray]:
     """A safetensors file, its names in natural order (fc2 before fc10)."""
+    from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not path.is_file():
         raise ValueError(f"compare: {path} is not a file")
     try:
         state = load_file(path)
-    except Exception as error:  # the library's own error type says too little
+    except SafetensorError as error:
         raise ValueError(f"compare: {path} cannot be read as safetensors: {error}") from error
     return {
         name: state[name]

@@ -33,7 +33,7 @@ def unordered(function: Callable[[Any], Any], items: Iterable[Any], threads: int
                 if item is nothing:
                     break
                 results.put((item, function(item)))
-        except BaseException as error:
+        except BaseException as error:  # raised in the reader's thread
             results.put(error)
         finally:
             results.put(None)
