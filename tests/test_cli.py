@@ -18,6 +18,7 @@ def test_study_from_the_command_line(tmp_path, capsys):
     assert cli.main(["study", *SMALL, "--out", str(out)]) == 0
     said = capsys.readouterr().out
     assert f"report: {out / 'report.html'}" in said
+    assert 0.05 < float(re.search(r"([\d.]+) GB of memory at most", said)[1]) < 100
     assert "24 x mlp4 on digits: 4 tasks x 6 repeats" in said
     results = json.loads((out / "results.json").read_text())
     assert results["recipe"]["epochs"] == 3

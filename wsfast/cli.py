@@ -14,7 +14,7 @@ from .backends import DEFAULT, ONLY, PACKAGES, interpreting, missing
 from .datasets import LOADERS
 from .generation import PRECISIONS
 from .network import NETWORKS
-from .provenance import machine
+from .provenance import machine, peak_memory
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,9 +103,9 @@ def _study(args: argparse.Namespace) -> int:
     else:
         timing = result.to_dict()["timing"]
         print(result.table())
-        print(
-            f"\n{timing['networks_per_s']:.0f} networks/s, {time.perf_counter() - start:.0f} s in all\nreport: {report}"
-        )
+        peak = peak_memory()
+        held = "" if peak is None else f", {peak / 1e9:.2f} GB of memory at most"
+        print(f"\n{timing['networks_per_s']:.0f} networks/s, {timing['total_s']:.0f} s in all{held}\nreport: {report}")
     return 0
 
 

@@ -51,6 +51,16 @@ def commit() -> str | None:
     return said.stdout.strip()
 
 
+def peak_memory() -> float | None:
+    """The most memory this process has held, in bytes; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return None
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return float(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit)
+
+
 def machine(device: str = "cpu") -> str:
     """The name of what computes."""
     from .kernels.numba.threads import available
