@@ -28,6 +28,6 @@ def test_the_gate_compiles_what_is_launched_and_sees_spills():
 
 def test_widths():
     assert [configs.wide(n) for n in (1, 16, 17, 64, 65, 128, 129, 500)] == [16, 16, 32, 64, 128, 128, 256, 512]
-    assert configs.small(64, 32)
-    assert not configs.small(64, 128)
-    assert not configs.small(256, 16)
+    assert configs.small([9, 64, 50, 10], 32)
+    for sizes, batch in (([9, 64, 64, 2], 33), ([9, 200, 200, 2], 16), ([9, 64, 16, 2], 32), ([9, 16, 16, 17], 16)):
+        assert not configs.small(sizes, batch)

@@ -53,8 +53,7 @@ def weights(sizes: list[int]) -> tuple[int, int]:
 
 def ours(sizes: list[int], batch: int) -> str:
     """How our kernels train such networks: "whole" or "merged"."""
-    padded = {configs.wide(n) for n in sizes[1:-1]}
-    return "whole" if len(padded) == 1 and configs.small(max(padded), configs.wide(batch)) else "merged"
+    return "whole" if configs.small(sizes, batch) else "merged"
 
 
 def step_bytes(sizes: list[int], variant: str, batch: int = 0) -> int:

@@ -26,9 +26,11 @@ def wide(n: int) -> int:
     return -(-n // 128) * 128 if n > 64 else max(16, 1 << (n - 1).bit_length())
 
 
-def small(width: int, batch: int) -> bool:
-    """Whether a network of one padded hidden width is trained whole by one program."""
-    return any(width <= w and batch <= b for w, b in SMALL)
+def small(sizes: list[int], batch: int) -> bool:
+    """Whether plain networks of these layers are trained whole by one program each: one narrow padded width."""
+    widths = {wide(n) for n in sizes[1:-1]}
+    width = max(widths)
+    return len(widths) == 1 and sizes[-1] <= width and any(width <= w and wide(batch) <= b for w, b in SMALL)
 
 
 def config(kernel: str, B: int, K: int, N: int, hip: bool = False) -> Config:

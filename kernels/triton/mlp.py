@@ -129,9 +129,10 @@ class Population:
         self.lr_now = torch.zeros(self.n, device=self.device)
         self.jobs = torch.tensor(jobs, dtype=torch.int64, device=self.device)
         self.key = philox.key(seed, self.device)
-        self.B = max(16, 1 << (batch_size - 1).bit_length())
+        self.B = wide(batch_size)
         self.splits = [self._split([tasks[t][i : i + 2] for t, _ in jobs]) for i in (0, 2)]
         self.classes = sizes[-1]
+        self.small = small(sizes, batch_size) and not any(norms) and max(adds) < 0
         self.layers, item = [], 0
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
@@ -243,13 +244,6 @@ class Population:
             self._back(now, counts)
             self._first(now, now + self.size, counts, True, now + self.size < self.R, evaluate=False)
 
-    @property
-    def small(self) -> bool:
-        """Whether one program can train one of these networks whole: plain layers of one narrow padded width."""
-        widths = {layer.shape[1] for layer in self.layers[:-1]}
-        plain = not any(layer.norms or layer.adds >= 0 for layer in self.layers)
-        return plain and len(widths) == 1 and small(max(widths), self.B) and self.classes <= max(widths)
-
     def _train_small(self) -> torch.Tensor:
         K, N = self.layers[0].shape
         L, E = len(self.layers), self.epochs
@@ -337,16 +331,15 @@ class Population:
 
 def bytes_per_network(sizes: list[int], norms: list[int], batch_size: int, rows: int, epochs: int) -> int:
     """Device memory that one network of a chunk takes, everything included."""
-    B = max(16, 1 << (batch_size - 1).bit_length())
+    B, whole = wide(batch_size), small(sizes, batch_size)
     total, K = 0, columns(sizes[0])
     for n_out, norm in zip(sizes[1:], norms, strict=True):
         N = wide(n_out)
         total += 4 * (2 * K * N + 2 * N + 4 * B * N + (10 * N if norm else 0))
         K = N
-    narrow = max(wide(n) for n in sizes[1:-1])
-    tables = 24 * rows * (epochs if small(narrow, B) else 1) * 2
+    tables = 24 * rows * (epochs if whole else 1) * 2
     packed = 4 * sum(a * b + b for a, b in pairwise(sizes))
-    return 2 * total + tables + packed if small(narrow, B) else total + tables + packed
+    return (2 if whole else 1) * total + tables + packed
 
 
 @dataclass
