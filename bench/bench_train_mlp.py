@@ -45,9 +45,9 @@ def shorter(problem: Problem) -> Problem:
 
 def ours(problem: Problem, networks: torch.Tensor) -> np.ndarray:
     """As wsfast.generate does it: one network a thread, each collected as it is done."""
-    calls = {i: {**problem.arguments(i), "seed": np.uint64(0)} for i in networks.tolist()}
-    done = {i: parameters for i, (parameters, _, _) in unordered(lambda i: train_mlp(**calls[i]), calls)}
-    return np.stack([done[i] for i in calls])
+    runs = unordered(lambda i: train_mlp(**problem.arguments(i)), networks.tolist())
+    done = {i: parameters for i, (parameters, _, _) in runs}
+    return np.stack([done[i] for i in networks.tolist()])
 
 
 def inside(train: Callable, problem: Problem, networks: torch.Tensor) -> np.ndarray:

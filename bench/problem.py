@@ -46,6 +46,14 @@ class Problem:
         repeats, epochs = range(self.networks), range(self.epochs)
         orders = [[philox.batch_order(self.samples, e, SEED, TASK, r) for e in epochs] for r in repeats]
         self.orders = torch.tensor(np.array(orders)).reshape(self.networks, self.steps, self.batch)
+        none = np.empty(0, np.int64)
+        run = {"lr": np.full(self.epochs, self.lr, np.float32), "momentum": self.momentum, "weight_decay": 0.0}
+        draw = {"batch_size": self.batch, "pad": -1, "seed": np.uint64(SEED), "task": TASK}
+        train = {"x": self.pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
+        net = {"sizes": self.sizes, "slopes": np.array([0, 0, 0, 1], np.float32), "shape": np.array([1, 1, self.d])}
+        net |= {"norms": np.zeros(4, np.int64), "adds": np.full(4, -1)}
+        scaling = {"scale": self.scale, "shift": self.shift}
+        self.common = {**train, "test_rows": none, "test_labels": none, **net, **scaling, **run, **draw}
 
     def __str__(self) -> str:
         return f"{'-'.join(map(str, self.sizes))}, batch {self.batch}"
@@ -63,11 +71,4 @@ class Problem:
 
     def arguments(self, repeat: int) -> dict[str, Any]:
         """The call of train_mlp, ours or the reference's, for one network."""
-        none = np.empty(0, np.int64)
-        run = {"lr": np.full(self.epochs, self.lr, np.float32), "momentum": self.momentum, "weight_decay": 0.0}
-        draw = {"batch_size": self.batch, "pad": -1, "seed": SEED, "task": TASK, "repeat": repeat}
-        train = {"x": self.pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
-        net = {"sizes": self.sizes, "slopes": np.array([0, 0, 0, 1], np.float32), "shape": np.array([1, 1, self.d])}
-        net |= {"norms": np.zeros(4, np.int64), "adds": np.full(4, -1)}
-        scaling = {"scale": self.scale, "shift": self.shift}
-        return {**train, "test_rows": none, "test_labels": none, **net, **scaling, **run, **draw}
+        return {**self.common, "repeat": repeat}

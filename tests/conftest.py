@@ -9,6 +9,7 @@ import torch
 
 if not torch.cuda.is_available():  # before triton is imported: its kernels then run in the interpreter
     os.environ["TRITON_INTERPRET"] = "1"
+os.environ["NUMBA_NRT_STATS"] = "1"  # numba counts its arrays
 
 import wsfast
 

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from numba.core.runtime import rtsys
 from wsfast.kernels.numba import mlp as compiled
 from wsfast.reference import mlp, philox
 
@@ -219,3 +220,18 @@ def test_a_network_blows_up_visibly():
     assert not (np.abs(parameters) < 1e6).all()
     assert not (np.isfinite(curve).all() and curve.max() < 100)
     assert record.shape == (4,)
+
+
+@pytest.mark.parametrize("case", [*CASES.values(), *RESIDUAL.values()], ids=[*CASES, *RESIDUAL])
+def test_no_array_outlives_its_run(case):
+    """Compiled leaves count no references; an array they counted and never gave back would live for ever."""
+
+    def alive():
+        stats = rtsys.get_allocation_stats()
+        return stats.alloc - stats.free
+
+    compiled.train_mlp(**case)  # compiles, which allocates too
+    before = alive()
+    for _ in range(3):
+        compiled.train_mlp(**case)
+    assert alive() == before

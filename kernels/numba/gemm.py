@@ -5,14 +5,14 @@ Every function takes offsets into its arrays, so that all buffers of one network
 
 import numpy as np
 
-from .jit import jit
+from .jit import jit, leaf
 from .tile import LANES, ROWS, backward_tile, dot, gather_tile, product_tile, sgd_tile, transpose_tile
 
 LINE = 16  # numbers in a cache line
 _K = 128  # products summed in one go: short sums added up err less than one long one, and their B stays in the cache
 
 
-@jit
+@leaf
 def padded(n):
     """n rounded up to a multiple of LANES."""
     return (n + LANES - 1) // LANES * LANES
@@ -26,14 +26,14 @@ def zeros(n):
     return buffer[start : start + n]
 
 
-@jit
+@leaf
 def _tile_rows(left):
     """The height of the next tile: as few tiles as ROWS allows, of nearly one height."""
     tiles = (left + ROWS - 1) // ROWS
     return (left + tiles - 1) // tiles
 
 
-@jit
+@leaf
 def multiply(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
     """C[m, n] = activation(A[m, k] B[k, n]), k at least 1, n a multiple of LANES; slope 1 is no activation.
 
@@ -51,7 +51,7 @@ def multiply(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
                 i += rows
 
 
-@jit
+@leaf
 def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, slope):
     """C[m, n] = A[m, k] B[k, n] times the slope of the activation whose output is post[po + i ldc + j]."""
     for k0 in range(0, k, _K):
@@ -67,7 +67,7 @@ def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, 
                 i += rows
 
 
-@jit
+@leaf
 def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum, decay):
     """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply."""
     i = 0
@@ -80,7 +80,7 @@ def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum
         i += rows
 
 
-@jit
+@leaf
 def multiply_sgd_narrow(x, xo, ldx, g, go, ldg, w, v, wo, ldw, m, n, k, lr, momentum, decay):
     """The SGD step of W[m, n] for the gradient X[m, k] G[n, k]^T, both row-major; k a multiple of LANES, n small."""
     for i in range(m):
@@ -91,7 +91,7 @@ def multiply_sgd_narrow(x, xo, ldx, g, go, ldg, w, v, wo, ldw, m, n, k, lr, mome
             w[at] -= lr * v[at]
 
 
-@jit
+@leaf
 def transpose(source, so, lds, target, to, ldt, m, n):
     """target[n, m] = source[m, n]^T; m and n multiples of LANES."""
     for i in range(0, m, LANES):
@@ -99,7 +99,7 @@ def transpose(source, so, lds, target, to, ldt, m, n):
             transpose_tile(source, so + i * lds + j, lds, target, to + j * ldt + i, ldt)
 
 
-@jit
+@leaf
 def gather(source, lds, d, rows, n, scale, shift, target, ldt):
     """target[d, n] = (source[rows, :d] * scale + shift)^T; d at least LANES, n a multiple of LANES."""
     for i in range(0, n, LANES):

@@ -26,7 +26,7 @@ def _cache_folder() -> str:
 CACHE = config.CACHE_DIR or _cache_folder()
 
 
-def jit(function):
+def jit(function, **options):
     """Compile without the GIL (threads run networks side by side) and keep the machine code on disk.
 
     No fastmath: it would let the compiler reorder sums. A cache folder that cannot be written costs a compilation in
@@ -34,8 +34,16 @@ def jit(function):
     """
     before, config.CACHE_DIR = config.CACHE_DIR, CACHE
     try:
-        return numba.njit(function, nogil=True, cache=True, error_model="numpy")
+        return numba.njit(function, nogil=True, cache=True, error_model="numpy", **options)
     except RuntimeError:  # numba's word for "no folder to cache in"
-        return numba.njit(function, nogil=True, error_model="numpy")
+        return numba.njit(function, nogil=True, error_model="numpy", **options)
     finally:
         config.CACHE_DIR = before
+
+
+def leaf(function):
+    """jit without reference counts, atomic additions that took a fifth of a small network's step.
+
+    For functions that create no array, return none, and call none that returns one: such a reference would be lost.
+    """
+    return jit(function, _nrt=False)

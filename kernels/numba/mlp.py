@@ -10,12 +10,13 @@ finished before the activation's slope; for all others both are one array, and t
 """
 
 import math
+from functools import partial
 
 import numpy as np
 
 from . import philox
 from .gemm import gather, multiply, multiply_backward, multiply_sgd, multiply_sgd_narrow, padded, transpose, zeros
-from .jit import jit
+from .jit import jit, leaf
 from .tile import LANES
 
 # What BatchNorm and residual sums need lies in `plan` int64 [L, 7], a row a layer, and in the buffer `extra`, whose
@@ -24,16 +25,17 @@ NORM, ADD, DIRECT = 0, 1, 2  # norms[k], adds[k]; 1 where y_k is a_k and only th
 A_AT, N_AT, S_AT = 3, 4, 5  # where a_k starts in `outputs`, the state and the gradient from residual sums in `extra`
 LAST = 6  # 1 where no later layer adds the same y_j: on the way back it is the first
 
-GAMMA, BETA, MEAN, VARIANCE = 0, 1, 2, 3  # rows of a layer's state [8, n_k]: the first four are the result
+GAMMA, BETA, MEAN, VARIANCE = 0, 1, 2, 3  # rows of a layer's state [STATE, n_k]: the first four are the result
 BATCH_MEAN, BATCH_ROOT, GAMMA_VELOCITY, BETA_VELOCITY = 4, 5, 6, 7  # BATCH_ROOT: 1 / sqrt(variance + EPS)
-STATE = 8
+GAMMA_GRADIENT, BETA_GRADIENT = 8, 9
+STATE = 10
 EPS, MOVE = np.float32(1e-5), np.float32(0.1)
 
 NARROW = 4  # so few outputs, padded to a whole vector, cost more than a dot product each
 DRAIN = 32  # batches whose softmax denominators are multiplied up before a logarithm is taken of each product
 
 
-@jit
+@leaf
 def _copy_batch(x, rows, n, shape, crops, chosen, pad, image, d_pad):
     """image[b] = x[rows[b]], cropped and mirrored as crops[chosen[b]] says where pad >= 0."""
     for b in range(n):
@@ -53,7 +55,7 @@ def _copy_batch(x, rows, n, shape, crops, chosen, pad, image, d_pad):
                     image[at + (c * height + i) * width + j] = np.float32(x[row, source]) if inside else np.float32(0)
 
 
-@jit
+@leaf
 def _load_batch(x, all_rows, chosen, scale, shift, shape, crops, pad, image, rows, outputs, b_pad):
     """The first layer's input [d + 1, b_pad] of x[all_rows[chosen]] * scale + shift, its last row ones.
 
@@ -79,20 +81,20 @@ def _pad(numbers):
     return out
 
 
-@jit
+@leaf
 def _deactivate(gradient, post, slope):
     """The gradient before the activation whose output is `post`."""
     for i in range(len(gradient)):
         gradient[i] = gradient[i] if post[i] > 0 else slope * gradient[i]
 
 
-@jit
+@partial(jit, inline="always")
 def _block(buffer, at, n, width):
     """buffer[at:] as [n, width]; loops over it vectorise, loops that add an offset to every index do not."""
     return buffer[at : at + n * width].reshape(n, width)
 
 
-@jit
+@leaf
 def _row_sums(source, at, m, n, b_pad, outputs, ones, sums, out):
     """out[i] = the sum of the first n numbers of row i of source[at:] as [m, b_pad]: a product with ones."""
     multiply(source, at, b_pad, 1, outputs, ones, 0, sums, 0, LANES, m, LANES, n, np.float32(1))
@@ -100,7 +102,7 @@ def _row_sums(source, at, m, n, b_pad, outputs, ones, sums, out):
         out[i] = sums[i * LANES]
 
 
-@jit
+@leaf
 def _squares(a, mean, out):
     for i in range(a.shape[0]):
         m = mean[i]
@@ -108,7 +110,7 @@ def _squares(a, mean, out):
             out[i, b] = (a[i, b] - m) * (a[i, b] - m)
 
 
-@jit
+@leaf
 def _statistics(outputs, a_at, n_out, n, b_pad, ones, state, scratch, sums):
     """The batch's mean and variance, in two passes, into the state; the running ones moved."""
     mean, root, share = state[BATCH_MEAN], state[BATCH_ROOT], np.float32(1) / np.float32(n)
@@ -124,7 +126,7 @@ def _statistics(outputs, a_at, n_out, n, b_pad, ones, state, scratch, sums):
         root[i] = np.float32(1) / np.sqrt(variance + EPS)
 
 
-@jit
+@leaf
 def _normalise(a, state, y):
     for i in range(a.shape[0]):
         m, scale, beta = state[BATCH_MEAN, i], state[GAMMA, i] * state[BATCH_ROOT, i], state[BETA, i]
@@ -132,13 +134,19 @@ def _normalise(a, state, y):
             y[i, b] = (a[i, b] - m) * scale + beta
 
 
-@jit
+@leaf
+def _copy(source, target):
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@leaf
 def _add(term, total):
     for i in range(len(total)):
         total[i] += term[i]
 
 
-@jit
+@leaf
 def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training):
     """y_k from a_k: BatchNorm by the batch's first n columns (training) or the running statistics, then the sum."""
     a_at, y_at, size = plan[k, A_AT], o_at[k + 1], n_out * b_pad
@@ -152,13 +160,13 @@ def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, train
                 state[BATCH_ROOT, i] = np.float32(1) / np.sqrt(state[VARIANCE, i] + EPS)
         _normalise(_block(outputs, a_at, n_out, b_pad), state, _block(outputs, y_at, n_out, b_pad))
     else:
-        outputs[y_at : y_at + size] = outputs[a_at : a_at + size]
+        _copy(outputs[a_at : a_at + size], outputs[y_at : y_at + size])
     if plan[k, ADD] >= 0:
         from_at = o_at[plan[k, ADD] + 1]
         _add(outputs[from_at : from_at + size], outputs[y_at : y_at + size])
 
 
-@jit
+@leaf
 def _forward(sizes, slopes, weights, w_at, outputs, o_at, n, b_pad, plan, extra, scratch, training):
     """a_k = activation(W_k^T y_{k-1}) and y_k, each [n_k + 1, b_pad] with a last row of ones under y_k."""
     for k in range(len(sizes) - 1):
@@ -170,7 +178,7 @@ def _forward(sizes, slopes, weights, w_at, outputs, o_at, n, b_pad, plan, extra,
             _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training)
 
 
-@jit
+@leaf
 def _exp(x):
     """e^x of float32 x <= 0 to 1e-7, 0 below -87: the same bits on every machine, and the compiler can vectorise it."""
     x = x if not x < np.float32(-87) else np.float32(-87)
@@ -186,13 +194,13 @@ def _exp(x):
     return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
 
-@jit
+@leaf
 def _largest(z, top):
     for b in range(len(top)):
         top[b] = z[b] if not z[b] <= top[b] else top[b]
 
 
-@jit
+@leaf
 def _exponentials(z, top, out, norm):
     for b in range(len(norm)):
         e = _exp(z[b] - top[b])
@@ -200,14 +208,14 @@ def _exponentials(z, top, out, norm):
         norm[b] += e
 
 
-@jit
+@leaf
 def _add_losses(norm, top, own, norms, losses):
     for b in range(len(norms)):
         norms[b] *= np.float64(norm[b])
         losses[b] += np.float64(top[b]) - np.float64(own[b])
 
 
-@jit
+@leaf
 def _drain(norms, losses):
     """The summed cross-entropy of all batches since the last call: sum of log(norm) + top - own logit."""
     total = 0.0
@@ -217,15 +225,15 @@ def _drain(norms, losses):
     return total
 
 
-@jit
+@leaf
 def _loss(logits, at, labels, chosen, classes, b_pad, gradient, top, norm, own, norms, losses):
     """Writes d(mean loss)/d(logits) [classes, b_pad], zero past the batch, and adds the batch to norms and losses.
 
     top, norm, own: float32 [b_pad], overwritten; norms, losses: float64 [b_pad], see _drain.
     """
     n = len(chosen)
-    top[:], norm[:] = logits[at : at + b_pad], 0
-    for c in range(1, classes):
+    top[:], norm[:] = -np.inf, 0
+    for c in range(classes):
         _largest(logits[at + c * b_pad : at + (c + 1) * b_pad], top)
     for c in range(classes):
         z, e = logits[at + c * b_pad : at + (c + 1) * b_pad], gradient[c * b_pad : (c + 1) * b_pad]
@@ -243,7 +251,7 @@ def _loss(logits, at, labels, chosen, classes, b_pad, gradient, top, norm, own, 
     _add_losses(norm, top, own, norms[:n], losses[:n])
 
 
-@jit
+@leaf
 def _right(logits, at, labels, chosen, classes, b_pad):
     """How many of the batch have their label's logit largest, the first of equals."""
     hits = 0
@@ -256,7 +264,7 @@ def _right(logits, at, labels, chosen, classes, b_pad):
     return hits
 
 
-@jit
+@leaf
 def _products(a, state, gradient, out):
     for i in range(a.shape[0]):
         m = state[BATCH_MEAN, i]
@@ -264,7 +272,7 @@ def _products(a, state, gradient, out):
             out[i, b] = gradient[i, b] * (a[i, b] - m)
 
 
-@jit
+@leaf
 def _denormalise(a, state, d_gamma, d_beta, n, gradient):
     """The gradient at the activation a in place of that at BatchNorm's output; zero in the columns past the batch."""
     share = np.float32(1) / np.float32(n)
@@ -277,14 +285,14 @@ def _denormalise(a, state, d_gamma, d_beta, n, gradient):
         gradient[i, n:] = 0
 
 
-@jit
+@leaf
 def _step(parameter, gradient, velocity, lr, momentum, decay):
     for i in range(len(parameter)):
         velocity[i] = momentum * velocity[i] + (gradient[i] + decay * parameter[i])
         parameter[i] -= lr * velocity[i]
 
 
-@jit
+@leaf
 def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, scratch, lr, momentum, decay):
     """The gradient at a_k in place of that at y_k; that of a residual sum noted for its layer; gamma's, beta's step."""
     size, j = n_out * b_pad, plan[k, ADD]
@@ -294,13 +302,13 @@ def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, 
     if j >= 0:
         passed_back = extra[plan[j, S_AT] : plan[j, S_AT] + size]
         if plan[k, LAST]:
-            passed_back[:] = gradient
+            _copy(gradient, passed_back)
         else:
             _add(gradient, passed_back)
     if plan[k, NORM]:
         a = _block(outputs, plan[k, A_AT], n_out, b_pad)
         state = _block(extra, plan[k, N_AT], STATE, n_out)
-        d_gamma, d_beta = np.empty(n_out, np.float32), np.empty(n_out, np.float32)
+        d_gamma, d_beta = state[GAMMA_GRADIENT], state[BETA_GRADIENT]
         _products(a, state, _block(gradients, here, n_out, b_pad), _block(scratch, 0, n_out, b_pad))
         _row_sums(scratch, 0, n_out, n, b_pad, outputs, ones, extra, d_gamma)
         _row_sums(gradients, here, n_out, n, b_pad, outputs, ones, extra, d_beta)
@@ -311,7 +319,7 @@ def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, 
         _step(state[BETA], d_beta, state[BETA_VELOCITY], lr, momentum, decay)
 
 
-@jit
+@leaf
 def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, plan, extra, gradients,
                        rows_first, lr, momentum, decay):  # fmt: skip
     """Data gradients, then each layer's weight gradient and SGD step in one pass over its weights."""

@@ -109,12 +109,13 @@ def _integers(context, builder, signature, args):
 
 def _finish(builder, acc, out, first, epilogue):
     """Store epilogue(what is there already, or 0 at `first`, + acc)."""
-    zero = ir.Constant(_VEC, [0.0] * LANES)
-    first = builder.icmp_signed("!=", first, _I64(0))
-    for i, row in enumerate(acc):
-        for j, value in enumerate(row):
-            before = builder.select(first, zero, _load(builder, out[i][j]))
-            _store(builder, epilogue(i, j, builder.fadd(before, value)), out[i][j])
+    with builder.if_else(builder.icmp_signed("!=", first, _I64(0))) as (alone, added):
+        for branch in (alone, added):
+            with branch:
+                for i, row in enumerate(acc):
+                    for j, value in enumerate(row):
+                        total = value if branch is alone else builder.fadd(_load(builder, out[i][j]), value)
+                        _store(builder, epilogue(i, j, total), out[i][j])
 
 
 def _sloped(builder, sign_of, value, slope):
