@@ -64,3 +64,17 @@ def gram_norm(x):
     """||G_i||_F = ||X_i^T X_i||_F of each chain factor [N, d, r]: [N]."""
     x = np.asarray(x, np.float64)
     return np.linalg.norm(x.transpose(0, 2, 1) @ x, axis=(1, 2))
+
+
+def head(x, a):
+    """Logits <A_c, X X^T> of a linear classifier on vec(G) for every chain factor: [N, d, r], [C, d, d] -> [N, C].
+
+    The primal weight classifier of arXiv 2208.04369, Algorithm 1, without its bias.
+    """
+    return chain_gram(x).reshape(len(x), -1) @ np.asarray(a, np.float64).reshape(len(a), -1).T
+
+
+def head_gradient(x, g):
+    """The gradient of sum_n <g_n, head(x_n, A)> by A: sum_n g[n, c] X_n X_n^T, [N, d, r], [N, C] -> [C, d, d]."""
+    gram = chain_gram(x)
+    return np.tensordot(np.asarray(g, np.float64), gram, (0, 0))
