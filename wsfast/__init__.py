@@ -12,6 +12,7 @@ from .comparing import compare  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
+from .searching import search  # noqa: E402
 from .studying import StudyResult, study  # noqa: E402
 from .taskset import TaskSet, tasks  # noqa: E402
 from .weights import WeightSet  # noqa: E402
@@ -31,6 +32,7 @@ __all__ = [
     "compare",
     "generate",
     "network",
+    "search",
     "study",
     "tasks",
 ]

@@ -51,6 +51,12 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("b", help="another")
     compare.add_argument("--json", action="store_true", help="print JSON")
 
+    search = commands.add_parser("search", help="the networks of a set that are closest to one")
+    search.add_argument("query", help="a .safetensors file: a torch state dict")
+    search.add_argument("--zoo", required=True, help="folder of a stored weight set")
+    search.add_argument("--top", type=int, default=10, help="networks a chain")
+    search.add_argument("--json", action="store_true", help="print JSON")
+
     info = commands.add_parser("info", help="versions, backends, data sets found on this machine")
     info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     info.add_argument("--json", action="store_true", help="print JSON")
@@ -60,7 +66,7 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return {"study": _study, "compare": _compare, "info": _info}[args.command](args)
+        return {"study": _study, "compare": _compare, "search": _search, "info": _info}[args.command](args)
     except (ValueError, OSError) as error:
         print(f"wsfast: {error}", file=sys.stderr)
         return 2
@@ -113,6 +119,14 @@ def _compare(args: argparse.Namespace) -> int:
     from .comparing import compare, table
 
     rows = compare(args.a, args.b)
+    print(json.dumps(rows, indent=1) if args.json else table(rows))
+    return 0
+
+
+def _search(args: argparse.Namespace) -> int:
+    from .searching import search, table
+
+    rows = search(args.query, args.zoo, top=args.top)
     print(json.dumps(rows, indent=1) if args.json else table(rows))
     return 0
 

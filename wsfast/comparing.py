@@ -26,7 +26,7 @@ def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any
     positive rescaling between layers. Each lies in [0, 1]. ValueError where there is nothing to compare or the inputs
     differ in size.
     """
-    left, right = _weights(a, "a"), _weights(b, "b")
+    left, right = chain_weights(a, "compare: a"), chain_weights(b, "compare: b")
     factor, kernel = (backends.load(op, backend) for op in ("chain_factor", "chain_kernel"))
     found = []
     for chain in range(1, min(len(left), len(right)) + 1):
@@ -57,32 +57,28 @@ def _rows(weights: list[np.ndarray]) -> int:
     return d * int(np.prod([np.prod(w.shape[2:-1]) for w in weights[1:]]))
 
 
-def _weights(network: Any, name: str) -> list[np.ndarray]:
+def chain_weights(network: Any, name: str) -> list[np.ndarray]:
     """The chain's weights, each [1, n_in, ..., n_out] float32."""
     if isinstance(network, WeightSet):
         if len(network) != 1:
-            raise ValueError(f"compare: {name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
+            raise ValueError(f"{name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
         return [network.parameters[p.name] for p in network.network.chain(len(network.network.chains))]
     if isinstance(network, (str, Path)):
-        state: Mapping[str, Any] = _file(Path(network))
+        state: Mapping[str, Any] = _file(Path(network), name)
     elif isinstance(network, Mapping):
         state = network
     elif hasattr(network, "state_dict"):
         state = network.state_dict()
     else:
-        raise TypeError(
-            f"compare: {name} must be a module, state dict, file or WeightSet, got {type(network).__name__}"
-        )
+        raise TypeError(f"{name} must be a module, state dict, file or WeightSet, got {type(network).__name__}")
     arrays = [_input_first(np.asarray(value, np.float32)) for value in state.values() if _links(np.shape(value))]
     if len(arrays) < 2:
-        raise ValueError(
-            f"compare: {name} has {len(arrays)} weights of linear layers or 3x3 convolutions, wanted 2 or more"
-        )
+        raise ValueError(f"{name} has {len(arrays)} weights of linear layers or 3x3 convolutions, wanted 2 or more")
     chain = arrays[:1]
     for w in arrays[1:-1]:
         if w.shape[1] != chain[-1].shape[-1]:
             raise ValueError(
-                f"compare: {name}: weight {len(chain) + 1} takes {w.shape[1]} inputs, the one before it gives "
+                f"{name}: weight {len(chain) + 1} takes {w.shape[1]} inputs, the one before it gives "
                 f"{chain[-1].shape[-1]}: not a chain"
             )
         chain.append(w)
@@ -98,17 +94,17 @@ def _input_first(w: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.moveaxis(w, 0, -1))[None]
 
 
-def _file(path: Path) -> dict[str, np.ndarray]:
+def _file(path: Path, name: str) -> dict[str, np.ndarray]:
     """A safetensors file, its names in natural order (fc2 before fc10)."""
     from safetensors import SafetensorError
     from safetensors.numpy import load_file
 
     if not path.is_file():
-        raise ValueError(f"compare: {path} is not a file")
+        raise ValueError(f"{name}: {path} is not a file")
     try:
         state = load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"compare: {path} cannot be read as safetensors: {error}") from error
+        raise ValueError(f"{name}: {path} cannot be read as safetensors: {error}") from error
     return {
         name: state[name]
         for name in sorted(state, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)])

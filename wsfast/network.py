@@ -97,6 +97,28 @@ class Network:
         """The declaration as JSON-ready values."""
         return asdict(self)
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Network":
+        """The declaration that to_dict wrote, also after JSON turned its tuples into lists."""
+
+        def tuples(v: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: tuple(x) if isinstance(x, list) else x for key, x in v.items()}
+
+        def parameter(p: Mapping[str, Any]) -> Parameter:
+            return Parameter(**tuples(p))
+
+        def layer(v: Mapping[str, Any]) -> Layer:
+            return Layer(v["name"], v["op"], tuple(map(parameter, v["parameters"])), v["options"], tuple(v["inputs"]))
+
+        return cls(
+            values["name"],
+            tuple(values["input_shape"]),
+            values["classes"],
+            tuple(map(layer, values["layers"])),
+            tuple(map(tuple, values["chains"])),
+            tuples(values["options"]),
+        )
+
 
 def linear(name: str, n_in: int, n_out: int, group_in: str | None, group_out: str | None) -> Layer:
     bound = 1 / math.sqrt(n_in)

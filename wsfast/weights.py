@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,25 @@ class WeightSet:
     @property
     def nbytes(self) -> int:
         return sum(a.nbytes for a in self.parameters.values())
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the set into a new or empty folder, as a manifest and safetensors shards; returns the folder.
+
+        OSError where it cannot be written; ValueError where it already holds a set.
+        """
+        from .storage import save
+
+        return save(self, folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "WeightSet":
+        """The set that `save` wrote. Parameters stay on disk: zoo[i:j] reads nothing, np.asarray of a parameter does.
+
+        ValueError that names the file where one is missing, truncated or not what the manifest says.
+        """
+        from .storage import load
+
+        return load(folder)
 
     @classmethod
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":

@@ -1,0 +1,117 @@
+import json
+import struct
+
+import numpy as np
+import pytest
+
+import wsfast
+from wsfast import storage
+from wsfast.network import NETWORKS
+
+
+@pytest.fixture
+def stored(zoo, tmp_path, monkeypatch):
+    """The four-task set in shards of seven networks."""
+    monkeypatch.setattr(storage, "SHARD", 7 * (zoo.nbytes // len(zoo)))
+    return zoo.save(tmp_path / "set")
+
+
+def test_what_was_saved_comes_back(zoo, stored):
+    assert len(list(stored.glob("shard-*.safetensors"))) == 6
+    back = wsfast.WeightSet.open(stored)
+    assert back.network == zoo.network
+    assert back.task_names == zoo.task_names
+    assert back.info == json.loads(json.dumps(zoo.info))
+    np.testing.assert_array_equal(back.labels, zoo.labels)
+    np.testing.assert_array_equal(back.repeats, zoo.repeats)
+    assert back.records.keys() == zoo.records.keys()
+    for name, array in zoo.records.items():
+        np.testing.assert_array_equal(back.records[name], array)
+    for name, array in zoo.parameters.items():
+        np.testing.assert_array_equal(np.asarray(back.parameters[name]), array)
+        assert back.parameters[name].nbytes == array.nbytes
+
+
+@pytest.mark.parametrize("key", [slice(3, 20), slice(None, None, -3), [39, 0, 6, 7, 8], np.arange(40) % 3 == 1, 13, []])
+def test_parts_of_a_stored_set(zoo, stored, key):
+    part, want = wsfast.WeightSet.open(stored)[key], zoo[key]
+    np.testing.assert_array_equal(part.labels, want.labels)
+    for name, array in want.parameters.items():
+        np.testing.assert_array_equal(np.asarray(part.parameters[name]), array)
+
+
+def test_opening_and_cutting_read_no_parameter(stored, monkeypatch):
+    def read(*_):
+        raise AssertionError("a parameter was read")
+
+    monkeypatch.setattr(storage.Stacked, "__array__", read)
+    assert len(wsfast.WeightSet.open(stored)[5:25]) == 20
+
+
+def test_a_stored_set_serves_as_one_in_memory(zoo, stored):
+    back = wsfast.WeightSet.open(stored)
+    np.testing.assert_array_equal(back.diverged, zoo.diverged)
+    np.testing.assert_array_equal(wsfast.chain_kernel(back, chain=2), wsfast.chain_kernel(zoo, chain=2))
+    assert wsfast.compare(back[3], zoo[3])[1]["cosine"] == pytest.approx(1, abs=1e-6)
+    ours, theirs = (set_.to_torch(5).state_dict() for set_ in (back, zoo))
+    assert all((ours[k] == theirs[k]).all() for k in theirs)
+
+
+def test_every_declaration_comes_back_from_json():
+    shapes = {"plainnet5": (3, 16, 16), "gru2": (5, 9)}
+    for name in NETWORKS:
+        net = wsfast.network(name, shapes.get(name, (12,)), 3, 8)
+        assert wsfast.Network.from_dict(json.loads(json.dumps(net.to_dict()))) == net
+
+
+def test_a_second_set_is_not_written_over_the_first(zoo, stored):
+    with pytest.raises(ValueError, match="already holds a weight set"):
+        zoo[:3].save(stored)
+    assert len(wsfast.WeightSet.open(stored)) == len(zoo)
+
+
+def altered(stored, change):
+    path = stored / "manifest.json"
+    manifest = json.loads(path.read_text())
+    change(manifest)
+    path.write_text(json.dumps(manifest))
+
+
+def test_an_unfinished_or_foreign_folder_is_refused(stored, tmp_path):
+    with pytest.raises(ValueError, match="no weight set"):
+        wsfast.WeightSet.open(tmp_path)
+    (stored / "manifest.json").write_text("{")
+    with pytest.raises(ValueError, match="manifest.json is damaged"):
+        wsfast.WeightSet.open(stored)
+
+
+def test_a_newer_schema_is_refused(stored):
+    altered(stored, lambda m: m.update(schema=2))
+    with pytest.raises(ValueError, match="reads schema 1, the file has 2"):
+        wsfast.WeightSet.open(stored)
+
+
+def test_a_shard_outside_the_folder_is_refused(stored):
+    altered(stored, lambda m: m["shards"][0].update(file="../shard-00000.safetensors"))
+    with pytest.raises(ValueError, match="names a shard"):
+        wsfast.WeightSet.open(stored)
+
+
+def test_damaged_shards_are_named(stored):
+    shard = stored / "shard-00002.safetensors"
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-4])
+    with pytest.raises(ValueError, match=r"shard-00002.safetensors is damaged: .* bytes"):
+        wsfast.WeightSet.open(stored)
+    shard.write_bytes(struct.pack("<Q", 2**40) + whole[8:])
+    with pytest.raises(ValueError, match="shard-00002.safetensors is damaged"):
+        wsfast.WeightSet.open(stored)
+    shard.unlink()
+    with pytest.raises(ValueError, match="shard-00002.safetensors is missing"):
+        wsfast.WeightSet.open(stored)
+
+
+def test_shapes_that_disagree_are_named(stored):
+    altered(stored, lambda m: m["shards"][1].update(networks=6))
+    with pytest.raises(ValueError, match=r"shard-00001.safetensors: fc1.weight is F32 \(7, 64, 24\)"):
+        wsfast.WeightSet.open(stored)
