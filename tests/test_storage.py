@@ -68,6 +68,8 @@ def test_a_second_set_is_not_written_over_the_first(zoo, stored):
     with pytest.raises(ValueError, match="already holds a weight set"):
         zoo[:3].save(stored)
     assert len(wsfast.WeightSet.open(stored)) == len(zoo)
+    with pytest.raises(ValueError, match="holds no network"):
+        zoo[[]].save(stored.parent / "other")
 
 
 def altered(stored, change):
@@ -81,7 +83,7 @@ def test_an_unfinished_or_foreign_folder_is_refused(stored, tmp_path):
     with pytest.raises(ValueError, match="no weight set"):
         wsfast.WeightSet.open(tmp_path)
     (stored / "manifest.json").write_text("{")
-    with pytest.raises(ValueError, match="manifest.json is damaged"):
+    with pytest.raises(ValueError, match=r"manifest.json is damaged"):
         wsfast.WeightSet.open(stored)
 
 
@@ -104,10 +106,10 @@ def test_damaged_shards_are_named(stored):
     with pytest.raises(ValueError, match=r"shard-00002.safetensors is damaged: .* bytes"):
         wsfast.WeightSet.open(stored)
     shard.write_bytes(struct.pack("<Q", 2**40) + whole[8:])
-    with pytest.raises(ValueError, match="shard-00002.safetensors is damaged"):
+    with pytest.raises(ValueError, match=r"shard-00002.safetensors is damaged"):
         wsfast.WeightSet.open(stored)
     shard.unlink()
-    with pytest.raises(ValueError, match="shard-00002.safetensors is missing"):
+    with pytest.raises(ValueError, match=r"shard-00002.safetensors is missing"):
         wsfast.WeightSet.open(stored)
 
 

@@ -73,9 +73,8 @@ def _cosines(
 def table(rows: list[dict[str, Any]]) -> str:
     """What search found, for people."""
     wide = max(len("task"), *(len(r["task"]) for r in rows))
-    lines = [f"{'chain':>5} {'rank':>5} {'network':>8}  {'task':<{wide}} {'repeat':>7} {'cosine':>8}"]
-    for r in rows:
-        lines.append(
-            f"{r['chain']:>5} {r['rank']:>5} {r['network']:>8}  {r['task']:<{wide}} {r['repeat']:>7} {r['cosine']:>8.4f}"
-        )
-    return "\n".join(lines)
+    head = ("chain", "rank", "network", "task", "repeat", "cosine")
+    lines = [
+        (*map(str, (r["chain"], r["rank"], r["network"], r["task"], r["repeat"])), f"{r['cosine']:.4f}") for r in rows
+    ]
+    return "\n".join(f"{a:>5} {b:>5} {c:>8}  {d:<{wide}} {e:>7} {f:>8}" for a, b, c, d, e, f in [head, *lines])

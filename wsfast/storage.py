@@ -75,10 +75,12 @@ class Stacked:
 
 def save(zoo: WeightSet, folder: str | Path) -> Path:
     """Write a set into a new or empty folder; returns it. ValueError where the folder already holds one."""
+    if not len(zoo):
+        raise ValueError("save: the set holds no network")
     folder = writable_folder(folder)
     if (folder / MANIFEST).exists():
         raise ValueError(f"save: {folder} already holds a weight set (choose another folder)")
-    each = max(1, SHARD // max(1, zoo.nbytes // max(1, len(zoo))))
+    each = max(1, SHARD * len(zoo) // zoo.nbytes)
     shards = []
     for k, first in enumerate(range(0, len(zoo), each)):
         part = zoo[first : first + each]
@@ -108,14 +110,14 @@ def load(folder: str | Path) -> WeightSet:
     manifest = _manifest(folder)
     network = Network.from_dict(manifest["network"])
     shards = [_shard(folder, network, entry) for entry in manifest["shards"]]
+    if not shards:
+        raise ValueError(f"{folder / MANIFEST} names no shard")
     starts = np.cumsum([0, *(entry["networks"] for entry in manifest["shards"])])
     rows = np.arange(starts[-1])
     parameters = {
         p.name: Stacked([s.get_slice(p.name) for s in shards], starts[:-1], p.shape, rows) for p in network.parameters
     }
-    names = (
-        [n.removeprefix(RECORD) for n in shards[0].keys() if n.startswith(RECORD)] if shards else ["label", "repeat"]
-    )
+    names = [n.removeprefix(RECORD) for n in sorted(shards[0].keys()) if n.startswith(RECORD)]
     records = {n: np.concatenate([s.get_tensor(RECORD + n) for s in shards]) for n in names}
     labels, repeats = records.pop("label"), records.pop("repeat")
     return WeightSet(
