@@ -7,7 +7,7 @@ and records. The manifest is written last, so a folder without one is not a set.
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,40 +80,74 @@ def save(zoo: WeightSet, folder: str | Path) -> Path:
     folder = writable_folder(folder)
     if (folder / MANIFEST).exists():
         raise ValueError(f"save: {folder} already holds a weight set (choose another folder)")
-    each = max(1, SHARD * len(zoo) // zoo.nbytes)
+    each = networks_per_shard(zoo.nbytes // len(zoo))
     shards = []
     for k, first in enumerate(range(0, len(zoo), each)):
         part = zoo[first : first + each]
-        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in part.parameters.items()}
         records = {"label": part.labels, "repeat": part.repeats, **part.records}
-        arrays |= {RECORD + name: np.ascontiguousarray(array) for name, array in records.items()}
-        content = to_bytes(arrays)
-        name = f"shard-{k:05}.safetensors"
-        write_whole(folder / name, content)
-        shards.append(
-            {"file": name, "networks": len(part), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        )
-    manifest = {
-        "schema": SCHEMA,
-        "network": zoo.network.to_dict(),
-        "task_names": zoo.task_names,
-        "info": zoo.info,
-        "shards": shards,
-    }
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        shards.append(write_shard(folder, k, part.parameters, records))
+    write_manifest(folder, zoo.network, zoo.task_names, len(zoo), zoo.info, shards)
     return folder
 
 
-def load(folder: str | Path) -> WeightSet:
-    """The set in a folder; parameters stay on disk until they are used. ValueError that names what is wrong with it."""
+def networks_per_shard(size: int) -> int:
+    """size: bytes of one network's parameters."""
+    return max(1, SHARD // size)
+
+
+def write_shard(
+    folder: Path, k: int, parameters: Mapping[str, Any], records: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """Write shard k, whole or not at all; returns its entry in the manifest."""
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in parameters.items()}
+    arrays |= {RECORD + name: np.ascontiguousarray(array) for name, array in records.items()}
+    content, name = to_bytes(arrays), f"shard-{k:05}.safetensors"
+    write_whole(folder / name, content)
+    networks, sha256 = len(records["label"]), hashlib.sha256(content).hexdigest()
+    return {"file": name, "networks": networks, "bytes": len(content), "sha256": sha256}
+
+
+def write_manifest(
+    folder: Path,
+    network: Network,
+    task_names: Sequence[str],
+    networks: int,
+    info: Mapping[str, Any],
+    shards: Sequence[dict[str, Any]],
+    plan: Mapping[str, Any] | None = None,
+) -> None:
+    """networks: how many the whole set has; plan: what they are made from, where they are being made."""
+    manifest = {
+        "schema": SCHEMA,
+        "network": network.to_dict(),
+        "task_names": list(task_names),
+        "networks": networks,
+        "info": info,
+        "plan": plan,
+        "shards": shards,
+    }
+    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+
+
+def load(folder: str | Path, partial: bool = False) -> WeightSet:
+    """The set in a folder; parameters stay on disk until they are used. ValueError that names what is wrong with it.
+
+    partial: take what an interrupted generate has finished.
+    """
     folder = Path(folder).expanduser()
-    manifest = _manifest(folder)
-    network = Network.from_dict(manifest["network"])
-    shards = [_shard(folder, network, entry) for entry in manifest["shards"]]
-    if not shards:
-        raise ValueError(f"{folder / MANIFEST} names no shard")
-    starts = np.cumsum([0, *(entry["networks"] for entry in manifest["shards"])])
-    rows = np.arange(starts[-1])
+    manifest = read_manifest(folder)
+    network, entries = Network.from_dict(manifest["network"]), manifest["shards"]
+    count = sum(entry["networks"] for entry in entries)
+    shards = [open_shard(folder, network, entry) for entry in entries]
+    if not partial and count < manifest["networks"]:
+        raise ValueError(
+            f"{folder} holds {count} of its {manifest['networks']} networks: generating them was interrupted "
+            "(the same generate with the same out goes on with it)"
+        )
+    if not entries:
+        raise ValueError(f"{folder} holds no finished shard yet")
+    starts = np.cumsum([0, *(entry["networks"] for entry in entries)])
+    rows = np.arange(count)
     parameters = {
         p.name: Stacked([s.get_slice(p.name) for s in shards], starts[:-1], p.shape, rows) for p in network.parameters
     }
@@ -131,7 +165,7 @@ def load(folder: str | Path) -> WeightSet:
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> dict[str, Any]:
     path = folder / MANIFEST
     if not path.is_file():
         raise ValueError(f"{folder} holds no weight set: it has no {MANIFEST}")
@@ -145,7 +179,7 @@ def _manifest(folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _shard(folder: Path, network: Network, entry: dict[str, Any]) -> Any:
+def open_shard(folder: Path, network: Network, entry: dict[str, Any]) -> Any:
     """An open shard whose size, names, types and shapes are those declared."""
     name, count = entry["file"], entry["networks"]
     if not re.fullmatch(r"shard-\d{5}\.safetensors", name):

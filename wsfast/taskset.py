@@ -1,5 +1,6 @@
 """Tasks: small classification problems on which populations of networks are trained."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,6 +52,17 @@ class TaskSet:
     @property
     def names(self) -> list[str]:
         return [task.name for task in self.tasks]
+
+    def sha256(self) -> str:
+        """Of everything that a network trained on these tasks depends on."""
+        digest = hashlib.sha256(repr((self.shape, self.classes, len(self))).encode())
+        arrays = [self.x, self.scale, self.shift]
+        for t in self.tasks:
+            arrays += [t.train_rows, t.train_labels, t.test_rows, t.test_labels]
+        for array in arrays:
+            digest.update(f"{array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """What a network sees of these rows: float32 [len(rows), *shape]."""

@@ -79,14 +79,15 @@ class WeightSet:
         return save(self, folder)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "WeightSet":
-        """The set that `save` wrote. Parameters stay on disk: zoo[i:j] reads nothing, np.asarray of a parameter does.
+    def open(cls, folder: str | Path, *, partial: bool = False) -> "WeightSet":
+        """The set that `save` or `generate` wrote. Parameters stay on disk until NumPy asks for their numbers.
 
-        ValueError that names the file where one is missing, truncated or not what the manifest says.
+        partial: take what an interrupted generate has finished, else that is refused. ValueError that names the file
+        where one is missing, truncated or not what the manifest says.
         """
         from .storage import load
 
-        return load(folder)
+        return load(folder, partial)
 
     @classmethod
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":
