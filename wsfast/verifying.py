@@ -1,17 +1,15 @@
 """Is a stored weight set what its manifest says it is?"""
 
 import hashlib
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
 from .generation import trainer
-from .network import Network
+from .manifest import Manifest, read
 from .recipe import Recipe
-from .storage import load, open_shard, read_manifest
+from .storage import load, open_shard
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
 
@@ -35,22 +33,22 @@ def verify(
     trained again here: a set that was not generated, or on another backend or data.
     """
     folder = Path(folder).expanduser()
-    manifest = read_manifest(folder)
-    network, problems = Network.from_dict(manifest["network"]), []
-    held = sum(entry["networks"] for entry in manifest["shards"])
-    if held < manifest["networks"]:
-        problems.append(f"{held} of its {manifest['networks']} networks are there: generating them was interrupted")
+    manifest, problems = read(folder), []
+    if manifest.held < manifest.networks:
+        problems.append(
+            f"{manifest.held} of its {manifest.networks} networks are there: generating them was interrupted"
+        )
     hidden = None if progress is None else not progress
-    for entry in tqdm(manifest["shards"], desc="verify", unit="shard", disable=hidden):
+    for entry in tqdm(manifest.shards, desc="verify", unit="shard", disable=hidden):
         try:
-            open_shard(folder, network, entry)
+            open_shard(folder, manifest.network, entry)
         except ValueError as error:
             problems.append(str(error))
             continue
-        if sha256(folder / entry["file"]) != entry["sha256"]:
-            problems.append(f"{folder / entry['file']} is damaged: its SHA-256 is not the manifest's")
-    if retrain and held and not problems:
-        problems += _retrained(folder, manifest, network, retrain, seed, tasks, root)
+        if sha256(folder / entry.file) != entry.sha256:
+            problems.append(f"{folder / entry.file} is damaged: its SHA-256 is not the manifest's")
+    if retrain and manifest.held and not problems:
+        problems += _retrained(folder, manifest, retrain, seed, tasks, root)
     return problems
 
 
@@ -65,23 +63,21 @@ def sha256(path: Path) -> str:
 
 def _retrained(
     folder: Path,
-    manifest: dict[str, Any],
-    network: Network,
+    manifest: Manifest,
     count: int,
     seed: int,
     tasks: TaskSet | None,
     root: str | Path | None,
 ) -> list[str]:
-    plan = manifest["plan"]
+    network, plan = manifest.network, manifest.plan
     if plan is None:
         raise ValueError(f"verify: {folder} was not generated, its networks cannot be trained again")
     if plan["backend"] == "triton":
         raise ValueError(f"verify: {folder} was trained on a GPU; networks are trained again on the CPU only")
-    tasks = named_tasks(plan["data"], n=len(manifest["task_names"]), root=root) if tasks is None else tasks
+    tasks = named_tasks(plan["data"], n=len(manifest.task_names), root=root) if tasks is None else tasks
     if tasks.sha256() != plan["tasks_sha256"]:
         raise ValueError(f"verify: {folder} was trained on other data than these tasks of {tasks.name}")
-    kept = {f.name: plan["recipe"][f.name] for f in fields(Recipe)}
-    recipe = Recipe(**{name: tuple(v) if isinstance(v, list) else v for name, v in kept.items()})
+    recipe = Recipe.from_dict(plan["recipe"])
     train = trainer(network, tasks, recipe, plan["seed"], plan["backend"])
     zoo = load(folder, partial=True)
     problems = []

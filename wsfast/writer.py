@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from .files import writable_folder
+from .manifest import FILE, Manifest, Shard, read
 from .network import Network
-from .storage import MANIFEST, load, networks_per_shard, open_shard, read_manifest, write_manifest, write_shard
+from .storage import load, networks_per_shard, open_shard, write_shard
 from .weights import WeightSet
 
 
@@ -43,12 +44,12 @@ class Writer:
         self._waiting: dict[int, dict[int, tuple[np.ndarray, ...]]] = {}  # shard -> network -> its numbers
         self._lock = self._locked()
         self.done = np.zeros(len(labels), bool)
-        self._entries: dict[int, dict[str, Any]] = {}
+        self._entries: dict[int, Shard] = {}
         self._runs: list[dict[str, Any]] = []
         try:
-            for scratch in (*self.folder.glob(".shard-*"), *self.folder.glob(f".{MANIFEST}.*")):
+            for scratch in (*self.folder.glob(".shard-*"), *self.folder.glob(f".{FILE}.*")):
                 scratch.unlink()  # half a file of a process that was killed
-            if (self.folder / MANIFEST).exists():
+            if (self.folder / FILE).exists():
                 self._go_on()
         except BaseException:
             self._lock.close()
@@ -70,23 +71,19 @@ class Writer:
         return file
 
     def _go_on(self) -> None:
-        manifest = read_manifest(self.folder)
-        found = {"network": manifest["network"], **(manifest["plan"] or {})}
-        wanted = {"network": json.loads(json.dumps(self._network.to_dict())), **self._plan}
-        if manifest["plan"] is None:
+        held = read(self.folder)
+        if held.plan is None:
             raise ValueError(f"generate: {self.folder} holds a saved set, not one to go on with (choose another out)")
-        for key in wanted:
-            if found.get(key) != wanted[key]:
-                said = (
-                    "" if key in ("network", "tasks_sha256") else f": {found.get(key)!r}, this call has {wanted[key]!r}"
-                )
+        found, wanted = {"network": held.network, **held.plan}, {"network": self._network, **self._plan}
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                said = "" if key in ("network", "tasks_sha256") else f": {found.get(key)!r}, this call has {value!r}"
                 raise ValueError(f"generate: {self.folder} was made with another {key}{said} (choose another out)")
-        for entry in manifest["shards"]:
+        for entry in held.shards:
             open_shard(self.folder, self._network, entry)  # refuses a damaged one by name
-            shard = int(entry["file"][len("shard-") :].split(".")[0])
-            self._entries[shard] = entry
-            self.done[self._rows(shard)] = True
-        self._runs = manifest["info"]["runs"]
+            self._entries[entry.number] = entry
+            self.done[self._rows(entry.number)] = True
+        self._runs = held.info.get("runs", [])
 
     def _rows(self, shard: int) -> slice:
         return slice(shard * self._each, min((shard + 1) * self._each, len(self._labels)))
@@ -123,8 +120,9 @@ class Writer:
         total = sum(run["seconds"] for run in runs)
         times = {"generate_s": total, "networks_per_s": self.done.sum() / total}
         info = {**self._info, **self._made_by, **times, "runs": runs}
-        entries = [self._entries[k] for k in sorted(self._entries)]
-        write_manifest(self.folder, self._network, self._task_names, len(self._labels), info, entries, self._plan)
+        shards = tuple(self._entries[k] for k in sorted(self._entries))
+        names = tuple(self._task_names)
+        Manifest(self._network, names, len(self._labels), info, self._plan, shards).write(self.folder)
 
     def weight_set(self, partial: bool = False) -> WeightSet:
         """The set as it lies on disk; ValueError where it is not whole and not asked for in part."""
