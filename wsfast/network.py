@@ -332,7 +332,7 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | 
 def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """(sizes int64 [L + 1], slopes float32, norms int64, adds int64 [L]) as `wsfast.reference.mlp` takes them.
 
-    None for what is not a chain of linear layers, each followed by at most an activation, BatchNorm and the sum with
+    None for what is not a chain of linear layers with biases, each followed by at most an activation, BatchNorm and the sum with
     the output of an earlier one, in this order.
     """
     sizes = [math.prod(net.input_shape)]
@@ -348,6 +348,8 @@ def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         if layer.op not in steps or (layer.inputs and layer.op != "add"):
             return None
         step = steps.index(layer.op)
+        if layer.op == "linear" and len(layer.parameters) != 2:
+            return None
         if layer.op == "linear":
             if slopes:
                 finished[before] = len(slopes) - 1
