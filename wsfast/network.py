@@ -332,8 +332,8 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | 
 def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """(sizes int64 [L + 1], slopes float32, norms int64, adds int64 [L]) as `wsfast.reference.mlp` takes them.
 
-    None for what is not a chain of linear layers with biases, each followed by at most an activation, BatchNorm and the sum with
-    the output of an earlier one, in this order.
+    None for what is not a chain of linear layers with biases, each followed by at most an activation, BatchNorm and the
+    sum with the output of an earlier one, in this order.
     """
     sizes = [math.prod(net.input_shape)]
     slopes: list[float] = []
