@@ -1,4 +1,4 @@
-"""make fuzz: manifests and shards from random bytes, steered by coverage (atheris); anything but our own error fails."""
+"""make fuzz: random bytes as manifests and shards, steered by coverage; anything but our own error fails."""
 
 import shutil
 import sys
