@@ -1,4 +1,4 @@
-"""A kernel of training networks, its feature space's origin moved to their mean: what every kernel classifier solves on."""
+"""A kernel of training networks, its feature space's origin moved to their mean: what kernel classifiers solve on."""
 
 import numpy as np
 
