@@ -20,6 +20,7 @@ def population(n, classes, d=8, signal=1.0):
 def test_it_is_scikit_learns(monkeypatch, n, classes, d, penalty):
     x, labels, new = population(n, classes, d)
     monkeypatch.setattr(logistic, "PENALTIES", (penalty,))
+    monkeypatch.setattr(logistic, "SOLVING", 1e-7)
     model = KernelLogistic(x @ x.T)
     coef, intercept, used = model.fit(labels, classes)
     assert used == penalty
@@ -76,7 +77,19 @@ def test_few_networks(labels):
         assert penalty == PENALTIES[0]
 
 
-def test_reordered_networks_and_scaled_kernels_give_the_same():
+@pytest.mark.parametrize(("n", "classes"), [(40, 2), (90, 5)])
+def test_its_own_tolerance_is_close(monkeypatch, n, classes):
+    x, labels, new = population(n, classes)
+    model = KernelLogistic(x @ x.T)
+    usual, exact = [], []
+    for tolerance, scores in ((logistic.SOLVING, usual), (1e-7, exact)):
+        monkeypatch.setattr(logistic, "SOLVING", tolerance)
+        scores.append(model.decision(new @ x.T, *model.fit(labels, classes)[:2]))
+    np.testing.assert_allclose(usual, exact, rtol=0, atol=1e-2 * np.abs(exact).max())
+
+
+def test_reordered_networks_and_scaled_kernels_give_the_same(monkeypatch):
+    monkeypatch.setattr(logistic, "SOLVING", 1e-7)
     x, labels, new = population(60, 3)
     model = KernelLogistic(x @ x.T)
     fitted = model.fit(labels, 3)

@@ -10,7 +10,7 @@ from .lbfgs import minimise
 
 PENALTIES = (1.0, 1e-1, 1e-2, 1e-3, 1e-4)  # strong to weak, in units of the centred kernel's mean diagonal
 FOLDS = 4
-CHOOSING, SOLVING = 1e-2, 1e-6  # largest gradient in the solver's scaled variables: to choose a penalty, to fit with it
+CHOOSING, SOLVING = 1e-2, 1e-4  # largest gradient in the solver's scaled variables: to choose a penalty, to fit with it
 
 
 class KernelLogistic(CentredKernel):
