@@ -28,12 +28,12 @@ class Contender:
 
 @dataclass
 class Contest:
-    """unit_flop: operations of one unit by formula, the same for all; goal: how many times the best peer's speed;
-    limit: of the worst error."""
+    """unit_flop: operations of one unit by formula, the same for all, None where they differ; goal: how many times the
+    best peer's speed; limit: of the worst error."""
 
     suite: str
     case: str
-    unit_flop: float
+    unit_flop: float | None
     goal: float | None
     limit: float
     contenders: list[Contender]
@@ -56,10 +56,17 @@ class Contest:
         rows = []
         for c in self.contenders:
             q1, median, q3 = np.quantile(c.seconds, (0.25, 0.5, 0.75)).tolist()
-            rate = self.unit_flop / median / 1e9
+            rate = self.unit_flop and self.unit_flop / median / 1e9
             row = {"suite": self.suite, "case": self.case, "contender": c.name, "how": c.how}
             row |= {"error": c.error, "worst": c.worst}
-            row |= {"median": median, "q1": q1, "q3": q3, "seconds": c.seconds, "gflops": rate, "share": rate / peak}
+            row |= {
+                "median": median,
+                "q1": q1,
+                "q3": q3,
+                "seconds": c.seconds,
+                "gflops": rate,
+                "share": rate and rate / peak,
+            }
             rows.append(row | {"ratio": best / median, "goal": self.goal if c.name == OURS else None})
         return rows
 
