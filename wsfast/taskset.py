@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +67,55 @@ class TaskSet:
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """What a network sees of these rows: float32 [len(rows), *shape]."""
         return (self.x[rows] * self.scale + self.shift).astype(np.float32).reshape(-1, *self.shape)
+
+    def regrouped(self) -> "TaskSet":
+        """The same images under three labelings: 3 tasks of 2 classes, ab|cd, ac|bd and ad|bc.
+
+        a, b, c, d are the first four classes of this set's tasks that share no sample. Networks that can be told apart
+        by such a task were told apart by the labeling, not by the images. ValueError where there are not four.
+        """
+        found: list[tuple[Task, int]] = []
+        used = np.zeros(len(self.x), bool)
+        for task in self.tasks:
+            for label in range(self.classes):
+                train, test = task.train_rows[task.train_labels == label], task.test_rows[task.test_labels == label]
+                own = np.concatenate([train, test])
+                if len(found) < 4 and not used[own].any():
+                    used[own] = True
+                    found.append((task, label))
+        if len(found) < 4:
+            raise ValueError(
+                f"regrouped: want 4 classes without a sample in common, the {len(self)} tasks of {self.name} have "
+                f"{len(found)} (more tasks)"
+            )
+
+        def pairing(name: str, second: tuple[int, int]) -> Task:
+            """Samples in one order whatever the labeling."""
+            parts = []
+            for kind in ("train", "test"):
+                own = [getattr(t, f"{kind}_rows")[getattr(t, f"{kind}_labels") == label] for t, label in found]
+                parts += [np.concatenate(own), np.repeat([int(i in second) for i in range(4)], [len(r) for r in own])]
+            return Task(name, *parts)
+
+        pairings = {"ab|cd": (2, 3), "ac|bd": (1, 3), "ad|bc": (1, 2)}
+        three = tuple(pairing(*item) for item in pairings.items())
+        return replace(self, name=f"{self.name}, relabelled", tasks=three, classes=2)
+
+    def shuffled(self, n: int = 5, seed: int = 0) -> "TaskSet":
+        """The first n tasks with their labels dealt out at random once, the same for every network of a task.
+
+        Training and test labels are shuffled apart, so a network can learn them by heart only. ValueError for more
+        tasks than there are.
+        """
+        if not 1 <= n <= len(self):
+            raise ValueError(f"shuffled: n must be 1..{len(self)}, got {n}")
+        rng = np.random.default_rng([seed, n])
+
+        def dealt(task: Task) -> Task:
+            labels = {name: rng.permutation(getattr(task, name)) for name in ("train_labels", "test_labels")}
+            return replace(task, name=f"{task.name}, shuffled", **labels)
+
+        return replace(self, name=f"{self.name}, shuffled", tasks=tuple(map(dealt, self.tasks[:n])))
 
 
 def tasks(
