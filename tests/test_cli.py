@@ -26,7 +26,7 @@ def test_study_from_the_command_line(tmp_path, capsys):
     assert results["timing"]["total_s"] > results["timing"]["controls_s"] > 0
     assert results["skipped"] == []
     found = {(c["control"], c["n"], c["chance"]) for c in results["informative_controls"]}
-    assert found == {("relabelled images", 6, 1 / 3), ("shuffled labels", 8, 1 / 4)}
+    assert found == {("relabelled images", 6, 1 / 3), ("shuffled labels", 10, 1 / 5)}
 
 
 def test_a_quick_study_trains_no_further_networks(tmp_path, capsys, monkeypatch):

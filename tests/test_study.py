@@ -59,13 +59,13 @@ def test_results_hold_what_the_format_promises(result, zoo):
         assert c["tested_tasks"] == (4 if c["protocol"] == "classification" else 2)
         assert c["p_holm"] >= c["p_error_ge_alpha"]
         assert c["paper_rule"] == ("accept" if c["errors"] / c["n"] < 0.05 else "reject")
-    assert cells["chain", 2, "classification", "ridge"]["p_permutation"] == 1 / 20
-    assert cells["chain", 2, "classification", "ridge"]["permutation_classifier"] == "ridge"
-    assert "p_permutation" not in cells["raw", 1, "classification", "ridge"]
+    assert cells["chain", 2, "classification", "logistic"]["p_permutation"] == 1 / 20
+    assert cells["chain", 2, "classification", "logistic"]["permutation_classifier"] == "ridge"
+    assert "p_permutation" not in cells["raw", 1, "classification", "logistic"]
     assert 0 < cells["chain", 1, "retrieval", "cosine"]["map"] <= 1
     assert [c["control"] for c in n["controls"]] == ["A/A"] * 3 + ["untrained"] * 3
     for c in n["controls"]:
-        assert c["classifier"] == "ridge"
+        assert c["classifier"] == "logistic"
         assert c["contains_chance"] == (c["ci95"][0] <= c["chance"] <= c["ci95"][1])
         assert abs(c["accuracy"] - c["chance"]) <= c["margin"] <= n["verdict"]["controls_margin"]
     assert all(c["tasks_left_out"] == 0 for c in n["controls"][:3])
@@ -116,7 +116,7 @@ def test_how_many_networks_are_lacking(zoo):
     assert all(c["n_to_establish"] is None for c in wrong)
     for protocol in ("classification", "retrieval"):
         family = [
-            c for c in n["cells"] if (c["features"], c["protocol"], c["classifier"]) == ("chain", protocol, "ridge")
+            c for c in n["cells"] if (c["features"], c["protocol"], c["classifier"]) == ("chain", protocol, "logistic")
         ]
         worst = max(c["errors"] for c in family)
         assert n["verdict"][protocol]["n_to_establish"] == (59 if worst == 0 else None)
@@ -226,7 +226,7 @@ def test_bad_input(zoo):
     for bad in (0, 1, -0.1):
         with pytest.raises(ValueError, match=r"alpha must be in"):
             wsfast.study(zoo, alpha=bad)
-    with pytest.raises(ValueError, match=r"classifier must be ridge or sgd, got 'svm'"):
+    with pytest.raises(ValueError, match=r"classifier must be one of logistic, ridge, sgd, got 'svm'"):
         wsfast.study(zoo, classifier="svm")
     with pytest.raises(ValueError, match=r"permutations must be at least 0"):
         wsfast.study(zoo, permutations=-1)

@@ -89,18 +89,19 @@ def test_regrouped_takes_classes_of_one_task_or_of_several():
 def test_shuffled_labels_are_dealt_once():
     digits = wsfast.tasks("digits", n=4)
     dealt, again, other = digits.shuffled(3, seed=1), digits.shuffled(3, seed=1), digits.shuffled(3, seed=2)
-    assert len(dealt) == 3
-    assert dealt.names[0] == "0+1, shuffled"
-    for before, task, same, new in zip(digits.tasks, dealt.tasks, again.tasks, other.tasks, strict=False):
+    assert dealt.names == ["0+1, shuffled 1", "0+1, shuffled 2", "0+1, shuffled 3"]
+    before = digits[0]
+    for k, (task, same, new) in enumerate(zip(dealt.tasks, again.tasks, other.tasks, strict=True)):
         np.testing.assert_array_equal(task.train_rows, before.train_rows)
+        np.testing.assert_array_equal(task.test_rows, before.test_rows)
         np.testing.assert_array_equal(np.bincount(task.train_labels), np.bincount(before.train_labels))
         assert 0.3 < (task.train_labels == before.train_labels).mean() < 0.7
         assert 0.2 < (task.test_labels == before.test_labels).mean() < 0.8
+        assert 0.3 < (task.train_labels == dealt[k - 1].train_labels).mean() < 0.7
         np.testing.assert_array_equal(task.train_labels, same.train_labels)
         assert (task.train_labels != new.train_labels).any()
-    for n in (0, 5):
-        with pytest.raises(ValueError, match=rf"shuffled: n must be 1..4, got {n}"):
-            digits.shuffled(n)
+    with pytest.raises(ValueError, match="shuffled: n must be at least 2, got 1"):
+        digits.shuffled(1)
 
 
 def test_bad_input(tmp_path, monkeypatch):

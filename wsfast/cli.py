@@ -18,7 +18,7 @@ from .network import NETWORKS
 from .protocols import CLASSIFIERS
 from .provenance import machine, peak_memory
 
-CONTROL_REPEATS, SHUFFLED = 20, 5  # networks a task of the further controls; image sets with shuffled labels
+CONTROL_REPEATS, SHUFFLED = 20, 5  # networks a task of the further controls; shuffled labelings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -103,7 +103,7 @@ def _study(args: argparse.Namespace) -> int:
     further = {}
     if not args.quick:
         further["relabelled images"] = problems.regrouped()
-        further["shuffled labels"] = problems.shuffled(min(len(problems), SHUFFLED), args.seed)
+        further["shuffled labels"] = problems.shuffled(SHUFFLED, args.seed)
     zoo = train(problems, repeats=args.repeats)
     few = min(args.repeats, CONTROL_REPEATS)
     result = study(

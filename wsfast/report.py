@@ -176,8 +176,8 @@ def _informative(n: dict[str, Any]) -> list[str]:
         f"<div class=wide>{figures.controls(rows, 'informative')}</div>",
         "<p class=note>Networks trained for this question; nothing is demanded of them. Relabelled images: three tasks "
         "with the same images and other labels. Above chance, the chain reads the labeling, not only the images. "
-        "Shuffled labels: tasks whose labels are random. Above chance, the chain also reads images whose labels mean "
-        "nothing, or the labels themselves as far as they were learned by heart (train accuracy, below).</p>",
+        "Shuffled labels: the same images under random labels. Above chance, the chain reads what was learned by heart "
+        "(train accuracy, below).</p>",
     ]
 
 

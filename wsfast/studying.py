@@ -95,8 +95,8 @@ def study(
     p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
     spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
 
-    alpha: the error below which the paper accepts. classifier: "ridge", or "sgd" for the paper's recipe. permutations:
-    shuffled labelings for PERMANOVA and for the chain cells' classification, there by ridge, trained anew for each.
+    alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
+    training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for the chain cells' classification, there by ridge, trained anew for each.
     controls: name -> weight set whose tasks are classified beside the others, to see what the features read (made with
     TaskSet.regrouped or TaskSet.shuffled); nothing is demanded of them. quick: one split seed, no permutations, no
     resampling. seed: the first of the splits. Diverged networks are left out and counted.
@@ -106,7 +106,7 @@ def study(
     if not 0 < alpha < 1:
         raise ValueError(f"study: alpha must be in (0, 1), got {alpha}")
     if classifier not in CLASSIFIERS:
-        raise ValueError(f"study: classifier must be {' or '.join(CLASSIFIERS)}, got {classifier!r}")
+        raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
     start = time.perf_counter()

@@ -102,20 +102,20 @@ class TaskSet:
         return replace(self, name=f"{self.name}, relabelled", tasks=three, classes=2)
 
     def shuffled(self, n: int = 5, seed: int = 0) -> "TaskSet":
-        """The first n tasks with their labels dealt out at random once, the same for every network of a task.
+        """The first task's images under n random labelings, each dealt out once for all networks of its task.
 
-        Training and test labels are shuffled apart, so a network can learn them by heart only. ValueError for more
-        tasks than there are.
+        Labels can only be learned by heart, training and test labels are dealt apart, and the images are the same:
+        tasks that can be told apart were told apart by what was memorised. ValueError for n below 2.
         """
-        if not 1 <= n <= len(self):
-            raise ValueError(f"shuffled: n must be 1..{len(self)}, got {n}")
-        rng = np.random.default_rng([seed, n])
+        if n < 2:
+            raise ValueError(f"shuffled: n must be at least 2, got {n}")
+        rng, first = np.random.default_rng([seed, n]), self.tasks[0]
 
-        def dealt(task: Task) -> Task:
-            labels = {name: rng.permutation(getattr(task, name)) for name in ("train_labels", "test_labels")}
-            return replace(task, name=f"{task.name}, shuffled", **labels)
+        def dealt(k: int) -> Task:
+            labels = {name: rng.permutation(getattr(first, name)) for name in ("train_labels", "test_labels")}
+            return replace(first, name=f"{first.name}, shuffled {k + 1}", **labels)
 
-        return replace(self, name=f"{self.name}, shuffled", tasks=tuple(map(dealt, self.tasks[:n])))
+        return replace(self, name=f"{self.name}, shuffled", tasks=tuple(map(dealt, range(n))))
 
 
 def tasks(
