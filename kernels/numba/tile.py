@@ -17,6 +17,9 @@ _features = llvm.get_host_cpu_features()
 LANES = 16 if _features.get("avx512f") else 8 if _features.get("avx2") else 4
 ROWS = 6 if LANES == 8 else 12  # two vectors of sums a row: AVX2 has 16 vector registers, AVX-512 and NEON 32
 
+DOT_ROWS, DOT_WIDTH = {16: 8, 8: 4, 4: 6}[LANES], 3  # of dots_tile: three vectors of sums a row need fewer loads a sum
+PANEL = DOT_WIDTH * LANES
+
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VEC = ir.VectorType(_F32, LANES)
 
@@ -37,7 +40,7 @@ def _store(builder, value, pointer):
 
 
 def _splat(builder, scalar):
-    undefined = ir.Constant(_VEC, ir.Undefined)
+    undefined = ir.Constant(ir.VectorType(scalar.type, LANES), ir.Undefined)
     vector = builder.insert_element(undefined, scalar, _I32(0))
     return builder.shuffle_vector(vector, undefined, ir.Constant(ir.VectorType(_I32, LANES), None))
 
@@ -213,6 +216,50 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
                     _store(builder, fma(minus_rate, v_new, w_old), weights[i][j])
 
         _each_size(builder, rows, wide, emit)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+@intrinsic
+def dots_tile(typingctx, vectors, a, ao, b, bo, k, weight, c, co, ldc):
+    """C += weight A^T B on a tile of DOT_ROWS by `vectors` (1 .. DOT_WIDTH) x LANES float64 numbers; weight 1 or 2.
+
+    A and B are panels: element (k, i) of A is a[ao + k PANEL + i], (k, j) of B is b[bo + k PANEL + j]. C at co + i ldc
+    + j. The sum over k is float32, so k should be a few hundred at most.
+    """
+    signature = types.void(vectors, a, ao, b, bo, k, weight, c, co, ldc)
+
+    def codegen(context, builder, signature, args):
+        vectors, a, ao, b, bo, k, weight, c, co, ldc = _integers(context, builder, signature, args)
+        at_a, at_b, at_c = (
+            _pointer(context, builder, signature.args[p], array, offset)
+            for p, array, offset in ((1, a, ao), (3, b, bo), (7, c, co))
+        )
+        double = ir.VectorType(ir.DoubleType(), LANES)
+        fma = cgutils.get_or_insert_function(
+            builder.module, ir.FunctionType(double, [double] * 3), f"llvm.fma.v{LANES}f64"
+        )
+        weight = _splat(builder, weight)
+        step = _I64(PANEL)
+        done, fallback = (builder.append_basic_block(name) for name in ("tile_done", "no_such_tile"))
+        choose = builder.switch(vectors, fallback)
+        for nv in range(1, DOT_WIDTH + 1):
+            block = builder.append_basic_block(f"tile_{nv}")
+            choose.add_case(_I64(nv), block)
+            builder.position_at_end(block)
+            acc = _sum_over_k(builder, DOT_ROWS, nv, at_a, _I64(1), step, at_b, step, k)
+            for row, out in zip(acc, _addresses(builder, at_c, ldc, DOT_ROWS, nv), strict=True):
+                for value, pointer in zip(row, out, strict=True):
+                    pointer = builder.bitcast(pointer, double.as_pointer())
+                    before = builder.load(pointer)
+                    before.align = 8
+                    after = builder.call(fma, [weight, builder.fpext(value, double), before])
+                    builder.store(after, pointer).align = 8
+            builder.branch(done)
+        builder.position_at_end(fallback)
+        builder.unreachable()
+        builder.position_at_end(done)
         return context.get_dummy_value()
 
     return signature, codegen
