@@ -7,16 +7,15 @@ tiles of every network's G at a time, their dot products added to K, next tiles;
 import numpy as np
 
 from .factor import chain_factor, runs
-from .gemm import WIDE, multiply, multiply_add, multiply_wide, padded, transpose
+from .gemm import multiply_add, padded, transpose
 from .jit import jit, leaf
-from .panels import CHUNK, add_dots, dot_kernel, panels
+from .panels import CHUNK, add_dots, aligned, dot_kernel, multiply_panels, turn
 from .threads import each
-from .tile import LANES, PANEL, transpose_tile
+from .tile import LANES, PANEL, PANEL_ROWS, transpose_tile
 
 __all__ = ["chain_factor", "chain_gram", "chain_kernel", "gram_norm", "head", "head_gradient", "host", "linear_kernel"]
 
-TILE = 128  # rows and columns of a tile of G: a multiple of WIDE
-NONE = np.float32(1)  # no activation
+TILE = 3 * PANEL  # rows and columns of a tile of G
 BLOCK = 1 << 26  # bytes of tiles in work at a time, at least one tile of every network
 NETWORKS = 32  # whose tiles are summed up at a time in head_gradient
 STACK = 192  # columns of factors that are multiplied together in the factorised form
@@ -28,32 +27,17 @@ def host(x):
 
 
 @leaf
-def _turn(x, at, r, columns, out):
-    """out[columns / WIDE, r, WIDE] = X^T of X [columns, r] at x[at:]."""
-    whole = columns // LANES * LANES if r >= LANES else 0
-    for j in range(0, whole, LANES):
-        for k in range(0, r, LANES):
-            k = min(k, r - LANES)  # the last tile overlaps the one before
-            transpose_tile(x, at + j * r + k, r, out, (j // WIDE * r + k) * WIDE + j % WIDE, WIDE)
-    for j in range(whole, columns):
-        for k in range(r):
-            out[(j // WIDE * r + k) * WIDE + j % WIDE] = x[at + j * r + k]
-
-
-@leaf
-def _tile(x, at, r, i0, rows, j0, columns, turned, out, to):
+def _tile(x, at, r, i0, rows, j0, columns, left, right, out, to):
     """out[to:] [rows, padded(columns)] = X[i0 : i0 + rows] X[j0 : j0 + columns]^T of X at x[at:].
 
-    On the diagonal (i0 = j0) the blocks of WIDE columns start at their diagonal block.
+    Below the diagonal, and on it (i0 = j0) up to whole blocks of LANES. Up to PANEL_ROWS - 1 rows more are written.
     """
-    ld = padded(columns)
-    _turn(x, at + j0 * r, r, columns, turned)
-    if i0 != j0:
-        multiply_wide(x, at + i0 * r, r, 1, turned, out, to, ld, rows, ld, r)
+    turn(x, at + j0 * r, r, columns, right)
+    if i0 == j0:
+        multiply_panels(right, rows, right, columns, r, True, out, to, padded(columns))
     else:
-        for j in range(0, ld, WIDE):
-            n = min(WIDE, ld - j)
-            multiply(x, at + (i0 + j) * r, r, 1, turned, j * r, WIDE, out, to + j * ld + j, ld, rows - j, n, r, NONE)
+        turn(x, at + i0 * r, r, rows, left)
+        multiply_panels(left, rows, right, columns, r, False, out, to, padded(columns))
 
 
 @leaf
@@ -61,10 +45,9 @@ def _place(square, at, i0, rows, j0, columns, out, to, d):
     """A tile as `_tile` leaves it and its mirror image into the matrix [d, d] at out[to:]."""
     ld = padded(columns)
     if i0 == j0:
-        for j in range(0, columns, WIDE):
-            for i in range(j + WIDE, rows, LANES):
-                for half in range(0, WIDE, LANES):
-                    transpose_tile(square, at + i * ld + j + half, ld, square, at + (j + half) * ld + i, ld)
+        for j in range(0, columns, LANES):
+            for i in range(j + LANES, rows, LANES):
+                transpose_tile(square, at + i * ld + j, ld, square, at + j * ld + i, ld)
     for i in range(rows):
         for j in range(columns):
             out[to + (i0 + i) * d + j0 + j] = square[at + i * ld + j]
@@ -84,19 +67,26 @@ def _tiles(d):
     return np.array([(i, min(TILE, d - i), j, min(TILE, d - j)) for i in starts for j in starts if j <= i])
 
 
-def _scratch(r, columns):
-    """What `_tile` needs for X's columns, and room for a tile (rows in whole vectors)."""
-    return np.empty((columns + WIDE) * r, np.float32)
+def _scratch(r):
+    """Room for two sides of a tile, turned, and for a tile."""
+    return aligned(TILE * r), aligned(TILE * r), aligned((TILE + PANEL_ROWS) * TILE)
+
+
+def _rows(width):
+    """Room for LANES vectors; a line more apart than they are long, so that they do not share the cache's sets."""
+    rows = aligned(LANES * (width + LANES) + PANEL_ROWS * TILE)
+    rows[:] = 0
+    return rows
 
 
 @leaf
-def _grams(x, tiles, turned, square, out):
+def _grams(x, tiles, left, right, square, out):
     n, d, r = x.shape
     flat, to = x.reshape(-1), out.reshape(-1)
     for net in range(n):
         for t in range(len(tiles)):
             i0, rows, j0, columns = tiles[t, 0], tiles[t, 1], tiles[t, 2], tiles[t, 3]
-            _tile(flat, net * d * r, r, i0, rows, j0, columns, turned, square, 0)
+            _tile(flat, net * d * r, r, i0, rows, j0, columns, left, right, square, 0)
             _place(square, 0, i0, rows, j0, columns, to, net * d * d, d)
 
 
@@ -104,17 +94,17 @@ def chain_gram(x):
     """As `wsfast.reference.gram.chain_gram`: float32 [N, d, d], exactly symmetric."""
     x = np.ascontiguousarray(x, np.float32)
     n, d, r = x.shape
-    out, tiles, side = np.empty((n, d, d), np.float32), _tiles(d), min(TILE, d + LANES)
+    out, tiles = np.empty((n, d, d), np.float32), _tiles(d)
 
     def one(run):
-        _grams(x[run], tiles, _scratch(r, side), np.empty(TILE * TILE, np.float32), out[run])
+        _grams(x[run], tiles, *_scratch(r), out[run])
 
     each(one, runs(n, d * max(d, r)))
     return out
 
 
 @leaf
-def _features(x, at, r, tiles, turned, square, out, to):
+def _features(x, at, r, tiles, left, right, square, out, to):
     """The tiles' numbers of G, X at x[at:], as one vector at out[to:]: each below the diagonal once, then the diagonal.
 
     tiles int64 [T, 6]: i0, rows, j0, columns, where its numbers start, where its diagonal does.
@@ -122,10 +112,10 @@ def _features(x, at, r, tiles, turned, square, out, to):
     for t in range(len(tiles)):
         i0, rows, j0, columns, below = tiles[t, 0], tiles[t, 1], tiles[t, 2], tiles[t, 3], to + tiles[t, 4]
         if i0 != j0:
-            _tile(x, at, r, i0, rows, j0, columns, turned, out, below)
+            _tile(x, at, r, i0, rows, j0, columns, left, right, out, below)
             continue
         ld, diagonal = padded(columns), to + tiles[t, 5]
-        _tile(x, at, r, i0, rows, j0, columns, turned, square, 0)
+        _tile(x, at, r, i0, rows, j0, columns, left, right, square, 0)
         for i in range(rows):
             for j in range(i):
                 out[below + j] = square[i * ld + j]
@@ -134,13 +124,13 @@ def _features(x, at, r, tiles, turned, square, out, to):
 
 
 @leaf
-def _fill(x, panel, tiles, width, turned, square, rows, out):
+def _fill(x, panel, tiles, width, left, right, square, rows, out):
     n, d, r = x.shape
     flat = x.reshape(-1)
     for first in range(panel * PANEL, min(n, (panel + 1) * PANEL), LANES):
         for i in range(min(LANES, n - first)):
-            _features(flat, (first + i) * d * r, r, tiles, turned, square, rows, i * width)
-        transpose(rows, 0, width, out, panel * width * PANEL + first % PANEL, PANEL, LANES, width)
+            _features(flat, (first + i) * d * r, r, tiles, left, right, square, rows, i * (width + LANES))
+        transpose(rows, 0, width + LANES, out, panel * width * PANEL + first % PANEL, PANEL, LANES, width)
 
 
 @leaf
@@ -151,7 +141,8 @@ def _fill_heads(a, panel, tiles, width, rows, out):
             matrix = a[first + c]
             for t in range(len(tiles)):
                 i0, count, j0, columns = tiles[t, 0], tiles[t, 1], tiles[t, 2], tiles[t, 3]
-                below, diagonal = c * width + tiles[t, 4], c * width + tiles[t, 5]
+                at = c * (width + LANES)
+                below, diagonal = at + tiles[t, 4], at + tiles[t, 5]
                 for i in range(i0, i0 + count):
                     end = i if i0 == j0 else j0 + columns
                     for j in range(j0, end):
@@ -159,7 +150,7 @@ def _fill_heads(a, panel, tiles, width, rows, out):
                     below += end - j0
                     if i0 == j0:
                         rows[diagonal + i - i0] = matrix[i, i]
-        transpose(rows, 0, width, out, panel * width * PANEL + first % PANEL, PANEL, LANES, width)
+        transpose(rows, 0, width + LANES, out, panel * width * PANEL + first % PANEL, PANEL, LANES, width)
 
 
 def _blocks(d, n):
@@ -186,12 +177,11 @@ def _packed(a, b, heads):
 
     def filler(x, width, tiles):
         def fill(panel, out):
-            rows = np.zeros(LANES * width, np.float32)
+            rows = _rows(width)
             if heads and x is b:
                 _fill_heads(x, panel, tiles, width, rows, out)
             else:
-                _fill(x, panel, tiles, width, _scratch(x.shape[2], min(TILE, d)), np.empty(TILE * TILE, np.float32),
-                      rows, out)  # fmt: skip
+                _fill(x, panel, tiles, width, *_scratch(x.shape[2]), rows, out)
 
         return fill
 
@@ -315,8 +305,8 @@ def _fill_flat(x, panel, k0, width, rows, out):
     for first in range(panel * PANEL, min(len(x), (panel + 1) * PANEL), LANES):
         for i in range(min(LANES, len(x) - first)):
             for k in range(min(width, x.shape[1] - k0)):
-                rows[i * width + k] = x[first + i, k0 + k]
-        transpose(rows, 0, width, out, panel * width * PANEL + first % PANEL, PANEL, LANES, width)
+                rows[i * (width + LANES) + k] = x[first + i, k0 + k]
+        transpose(rows, 0, width + LANES, out, panel * width * PANEL + first % PANEL, PANEL, LANES, width)
 
 
 def linear_kernel(a, b=None):
@@ -325,7 +315,7 @@ def linear_kernel(a, b=None):
     b = None if b is None else np.ascontiguousarray(b, np.float32)
 
     def filler(x, k0, width):
-        return lambda panel, out: _fill_flat(x, panel, k0, width, np.zeros(LANES * width, np.float32), out)
+        return lambda panel, out: _fill_flat(x, panel, k0, width, _rows(width), out)
 
     def blocks():
         for k0 in range(0, a.shape[1], TILE * TILE):
@@ -342,16 +332,16 @@ def head(x, a):
 
 
 @leaf
-def _add_tiles(x, g, i0, rows, j0, columns, turned, squares, total):
-    """total [C, padded(rows), padded(columns)] += sum_n g[n, c] times the tile of X_n X_n^T."""
+def _add_tiles(x, g, i0, rows, j0, columns, left, right, squares, total):
+    """total, C matrices [rows + LANES, padded(columns)], += sum_n g[n, c] times the tile of X_n X_n^T."""
     n, d, r = x.shape
-    size = padded(rows) * padded(columns)
+    size = (rows + LANES) * padded(columns)
     flat, share = x.reshape(-1), g.reshape(-1)
     classes = g.shape[1]
     for first in range(0, n, NETWORKS):
         count = min(NETWORKS, n - first)
         for i in range(count):
-            _tile(flat, (first + i) * d * r, r, i0, rows, j0, columns, turned, squares, i * size)
+            _tile(flat, (first + i) * d * r, r, i0, rows, j0, columns, left, right, squares, i * size)
         multiply_add(share, first * classes, 1, classes, squares, 0, size, total, 0, size, classes, size, count)
 
 
@@ -363,10 +353,10 @@ def head_gradient(x, g):
 
     def one(tile):
         i0, rows, j0, columns = tile
-        size = (rows + LANES - 1) // LANES * LANES * ((columns + LANES - 1) // LANES * LANES)
+        size = (rows + LANES) * padded(columns)
         total = np.zeros(classes * size, np.float32)
         squares = np.zeros(min(n, NETWORKS) * size, np.float32)
-        _add_tiles(x, g, i0, rows, j0, columns, _scratch(r, min(TILE, d)), squares, total)
+        _add_tiles(x, g, i0, rows, j0, columns, *_scratch(r)[:2], squares, total)
         for c in range(classes):
             _place(total, c * size, i0, rows, j0, columns, out.reshape(-1), c * d * d, d)
 
