@@ -9,6 +9,8 @@ OPS = {  # op -> the file that holds it, in every backend
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
+    "head": "gram",
+    "head_gradient": "gram",
     "dual_sgd": "classifier",
 }
 PACKAGES = {

@@ -17,7 +17,7 @@ def _inverse(squares):
 
 
 @leaf
-def _unit_rows(x):
+def unit_rows(x):
     """Every row of every matrix of x [n, rows, columns] to unit L2 length."""
     for i in range(x.shape[0]):
         for j in range(x.shape[1]):
@@ -89,7 +89,7 @@ def chain_factor(weights, row_normalize=False, column_normalize=False):
         x = weights[0][run].reshape(len(found), -1, weights[0].shape[-1])
         if normalize:
             x = x.copy()
-            _unit_rows(x)
+            unit_rows(x)
         for w in weights[1:]:
             matrix = w[run].reshape(len(x), w.shape[1], -1)
             shape = len(x), x.shape[1], matrix.shape[2]

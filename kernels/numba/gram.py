@@ -18,6 +18,7 @@ __all__ = ["chain_factor", "chain_gram", "chain_kernel", "gram_norm", "head", "h
 TILE = 3 * PANEL  # rows and columns of a tile of G
 BLOCK = 1 << 26  # bytes of tiles in work at a time, at least one tile of every network
 NETWORKS = 32  # whose tiles are summed up at a time in head_gradient
+PART = 64  # products summed in float32 in the factorised form
 STACK = 192  # columns of factors that are multiplied together in the factorised form
 
 
@@ -155,7 +156,9 @@ def _fill_heads(a, panel, tiles, width, rows, out):
 
 def _blocks(d, n):
     """(width, parts, tiles) of tiles of n networks that take up to BLOCK bytes; parts as in panels.add_dots."""
-    tiles, parts, width = [], [], 0
+    tiles: list[tuple[int, ...]] = []
+    parts: list[tuple[int, ...]] = []
+    width = 0
     for i0, rows, j0, columns in _tiles(d):
         below = rows * columns if i0 != j0 else rows * (rows - 1) // 2
         diagonal = -(-below // LANES) * LANES
@@ -224,16 +227,17 @@ def _sum_of_squares(total, at, ld, r, s):
 
 
 @leaf
-def _pairs(x, i0, i1, y, j0, j1, left, right, total, ld, whole, out):
+def _pairs(x, i0, i1, y, j0, j1, left, right, total, ld, parts, out):
     """out[i, j] = ||X_i^T Y_j||_F^2 for networks i0 <= i < i1 and j0 <= j < j1; left: X stacked, the rest scratch."""
     d, r, s = x.shape[1], x.shape[2], y.shape[2]
     total[:] = 0
     for k in range(0, d, CHUNK):
         end = min(d, k + CHUNK)
-        whole[0, 0], whole[0, 1], whole[0, 2] = 0, end - k, 1
+        for p in range(len(parts)):  # short sums: a norm's terms all have one sign, and so do their roundings
+            parts[p, 0], parts[p, 1], parts[p, 2] = p * PART, max(0, min(PART, end - k - p * PART)), 1
         _stack(y, j0, j1, k, end, right)
         _stack(x, i0, i1, k, end, left)
-        add_dots(left, 0, (i1 - i0) * r, right, 0, (j1 - j0) * s, end - k, whole, False, total, ld)
+        add_dots(left, 0, (i1 - i0) * r, right, 0, (j1 - j0) * s, end - k, parts, False, total, ld)
     for i in range(i0, i1):
         for j in range(j0, j1):
             out[i, j] = _sum_of_squares(total, (i - i0) * r * ld + (j - j0) * s, ld, r, s)
@@ -242,12 +246,12 @@ def _pairs(x, i0, i1, y, j0, j1, left, right, total, ld, whole, out):
 @jit
 def _rows_of_pairs(x, i0, i1, y, first, last, step, out):
     """The rows i0 to i1 of out from column `first` to `last`, `step` networks of y at a time."""
-    d, r, s = x.shape[1], x.shape[2], y.shape[2]
+    r, s = x.shape[2], y.shape[2]
     height, ld = ((i1 - i0) * r + PANEL - 1) // PANEL * PANEL, (step * s + PANEL - 1) // PANEL * PANEL
     left, right = np.zeros(height * CHUNK, np.float32), np.zeros(ld * CHUNK, np.float32)
-    total, whole = np.empty(height * ld), np.empty((1, 3), np.int64)
+    total, parts = np.empty(height * ld), np.empty((CHUNK // PART, 3), np.int64)
     for j in range(first, last, step):
-        _pairs(x, i0, i1, y, j, min(j + step, last), left, right, total, ld, whole, out)
+        _pairs(x, i0, i1, y, j, min(j + step, last), left, right, total, ld, parts, out)
 
 
 def _factorised(a, b):

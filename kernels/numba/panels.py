@@ -7,6 +7,8 @@ An entry is the sum of its chunks of at most CHUNK products, in their order: its
 vectors, on threads, or on which side of the product a vector stands.
 """
 
+from functools import partial
+
 import numpy as np
 
 from .jit import leaf
@@ -83,7 +85,7 @@ def add_dots(a, a0, a1, b, b0, b1, width, parts, symmetric, out, ld):
 
 @leaf
 def _copy(out, ld, i0, i1, symmetric, result):
-    """Rows i0 to i1 of the result; symmetric: from the lower triangle, i0 and i1 - i0 multiples of PANEL but at the end."""
+    """Rows i0 to i1 of the result, from the lower triangle where symmetric."""
     for j0 in range(0, result.shape[1], PANEL):
         for i in range(i0, i1):
             for j in range(j0, min(j0 + PANEL, result.shape[1])):
@@ -108,9 +110,9 @@ def dot_kernel(blocks, na, nb=None):
         if len(a) < panels(na) * width * PANEL:
             a = aligned(panels(na) * width * PANEL)
             b = a if symmetric else aligned(panels(columns) * width * PANEL)
-        each(lambda p, fill=fill_a, a=a: fill(p, a), range(panels(na)))
+        each(partial(fill_a, out=a), range(panels(na)))
         if not symmetric:
-            each(lambda p, fill=fill_b, b=b: fill(p, b), range(panels(columns)))
+            each(partial(fill_b, out=b), range(panels(columns)))
 
         def add(job, width=width, parts=parts, a=a, b=b):
             i, j = job
