@@ -98,12 +98,14 @@ def test_runs_of_networks_give_the_same_bits(zoo, tmp_path, options):
     size = 4 * (64 * 24 + 24 * 24 + 64 * 24)  # weights and factor of one network, chain 2
     mapped = on_disk(zoo, tmp_path)
     whole, across = (wsfast.chain_kernel(zoo, b, 2, **options) for b in (None, zoo[:7]))
-    for networks in (1, 7, 13, 39):
+    assert 2 * 7 * size < sum(mapped.parameters[f"fc{k}.weight"].nbytes for k in (1, 2))  # less than the set
+    for networks in (1, 7, 39):
         memory = 2 * networks * size
-        assert networks == 39 or memory < sum(mapped.parameters[f"fc{k}.weight"].nbytes for k in (1, 2))
         np.testing.assert_array_equal(wsfast.chain_kernel(mapped, chain=2, memory=memory, **options), whole)
         np.testing.assert_array_equal(wsfast.chain_kernel(zoo, mapped[:7], 2, memory=memory, **options), across)
-    with pytest.raises(ValueError, match=rf"memory must be at least {2 * size:,} bytes, .* got 14,591 \(raise it"):
+    with pytest.raises(
+        ValueError, match=rf"memory must be at least {2 * size:,} bytes, .* got {2 * size - 1:,} \(raise it"
+    ):
         wsfast.chain_kernel(zoo, chain=2, memory=2 * size - 1)
 
 
