@@ -15,7 +15,7 @@ from .jit import leaf
 from .threads import each
 from .tile import LANES, PANEL, PANEL_ROWS, PANEL_VECTORS, dots_tile, panel_tile, transpose_tile
 
-CHUNK = 256  # products summed in float32 before they are added up in float64: an error near 1e-8 however many there are
+CHUNK = 256  # products summed in float32 before they are added up in float64: an error of about 1e-7 at most
 DEPTH = 128  # products of a tile of a Gram summed in one go
 
 
