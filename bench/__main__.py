@@ -5,7 +5,6 @@ import json
 import re
 
 from bench import bench_chain_kernel, bench_classifier, bench_train_mlp, page, peak
-from bench.contest import ROUNDS
 from wsfast import provenance
 
 
@@ -23,7 +22,7 @@ def main() -> None:
     for suite in (bench_train_mlp, bench_chain_kernel, bench_classifier):
         for case in suite.CASES:
             contest = suite.contest(suite.shorter(case) if options.quick else case)
-            for _ in range(2 if options.quick else ROUNDS):
+            for _ in range(2 if options.quick else contest.rounds):
                 contest.round()
             found = contest.rows(max(ceilings.values()))
             print(page.tables(found), flush=True)

@@ -14,12 +14,12 @@ PAUSE = 0.3  # seconds; OpenMP's idle threads spin for up to 0.2 s and would run
 
 @dataclass
 class Contender:
-    """call does `units` units of work (networks x steps, or one matrix); how: its threads; error, worst: against
-    float64, the median and the worst network's."""
+    """call does `units` units of work (networks x steps, or a matrix or a part of one); how: its threads; error,
+    worst: against float64, the median and the worst network's."""
 
     name: str
     call: Callable[[], Any]
-    units: int
+    units: float
     how: str
     error: float
     worst: float
@@ -29,7 +29,7 @@ class Contender:
 @dataclass
 class Contest:
     """unit_flop: operations of one unit by formula, the same for all, None where they differ; goal: how many times the
-    best peer's speed; limit: of the worst error."""
+    best peer's speed; limit: of the worst error; rounds: fewer where one takes long."""
 
     suite: str
     case: str
@@ -37,6 +37,7 @@ class Contest:
     goal: float | None
     limit: float
     contenders: list[Contender]
+    rounds: int = ROUNDS
 
     def __post_init__(self) -> None:
         wrong = [f"{c.name} errs {c.worst:.1e}" for c in self.contenders if not c.worst <= self.limit]
@@ -79,6 +80,6 @@ def relative(got: Any, oracle: np.ndarray) -> float:
 def record(benchmark: Any, contest: Contest, peak: float) -> None:
     """Run a contest under pytest-benchmark: its time is that of a whole round, the contenders' are in extra_info."""
     benchmark.group = f"{contest.suite} {contest.case}"
-    benchmark.pedantic(contest.round, rounds=ROUNDS)
+    benchmark.pedantic(contest.round, rounds=contest.rounds)
     for row in contest.rows(peak):
         benchmark.extra_info[row["contender"]] = row

@@ -96,10 +96,11 @@ def study(
     spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
-    training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for the chain cells' classification, there by ridge, trained anew for each.
-    controls: name -> weight set whose tasks are classified beside the others, to see what the features read (made with
-    TaskSet.regrouped or TaskSet.shuffled); nothing is demanded of them. quick: one split seed, no permutations, no
-    resampling. seed: the first of the splits. Diverged networks are left out and counted.
+    training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
+    the chain cells' classification, there by ridge, trained anew for each. controls: name -> weight set whose tasks are
+    classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
+    nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
+    Diverged networks are left out and counted.
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """

@@ -11,6 +11,8 @@ from .network import Network
 
 DIVERGED = 1e6  # trained weights stay below 100; one step past this and float32 chain products overflow
 
+AT_A_TIME = 1 << 26  # bytes of a parameter that are looked at together: the arrays may be mapped from a file
+
 
 @dataclass(frozen=True)
 class WeightSet:
@@ -61,8 +63,12 @@ class WeightSet:
         """
         good = np.ones(len(self), bool)
         for p in self.network.parameters:
-            largest = np.abs(self.parameters[p.name]).reshape(len(self), -1).max(axis=1, initial=0)
-            good &= (largest <= DIVERGED) if p.trained else np.isfinite(largest)  # a NaN fails every comparison
+            step = max(1, AT_A_TIME // (4 * p.size))
+            for i in range(0, len(self), step):
+                part = self.parameters[p.name][i : i + step]
+                largest = np.abs(part).reshape(len(part), -1).max(axis=1, initial=0)
+                # a NaN fails every comparison
+                good[i : i + step] &= (largest <= DIVERGED) if p.trained else np.isfinite(largest)
         return ~good
 
     @property
