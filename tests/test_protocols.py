@@ -57,7 +57,7 @@ def test_noise_is_at_chance():
     assert test["p_permutation"] > 0.02
     assert test["permuted_accuracy"] == pytest.approx(1 / 8, abs=0.04)
     assert protocols.permutation_test(kernel, labels, 50) == test
-    np.testing.assert_array_equal(protocols.classification(kernel, labels).wrong, found.wrong)
+    np.testing.assert_array_equal(protocols.classification(kernel, labels, solver="ridge").wrong, found.wrong)
 
 
 def test_permutations_find_a_signal():
