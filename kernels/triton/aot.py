@@ -102,14 +102,17 @@ def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
     """Every launch that NETWORKS' training and evaluation and the chain features of CHAINS make, and who makes it."""
     found: dict[Launch, str] = {}
     modules = (mlp, philox, gram)
-    originals = [(m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip", k)}) for m in modules]
+    replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
+    originals = [
+        (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
+    ]
     walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
     walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
     try:
         for name, walk in walks:
             for module, own in originals:
                 for k, value in own.items():
-                    setattr(module, k, (lambda: hip) if k == "hip" else _Recorder(value, found, name))
+                    setattr(module, k, replaced.get(k) or _Recorder(value, found, name))
             for precision in precisions:
                 walk(precision)
     finally:

@@ -22,13 +22,13 @@ def tiles(kernel: str, rows: int, columns: int, depth: int, hip: bool = False) -
     if kernel == "product":
         return Config({"BM": side(rows, 64), "BN": side(columns, 64), "BK": side(depth, 32)}, 4, deep)
     if kernel in ("gram", "tile"):
-        return Config({"T": side(rows, 64), "BK": side(depth, 32)}, 4, deep)
+        return Config({"T": side(rows, 64), "BK": side(depth, 32)}, 4, deep if kernel == "gram" else 2)
     if kernel == "dots":
         return Config({"BM": 128, "BN": 128, "BK": 16}, 8, deep)
     if kernel == "pair":
         return Config({"T": side(columns, 64), "BK": 16}, 8 if columns > 32 else 4, 2)
     if kernel == "head":
-        return Config({"T": side(rows, 64), "BK": side(depth, 32)}, 8 if rows > 32 else 4, 2)
+        return Config({"T": side(rows, 32), "BK": side(depth, 32)}, 4, 2)
     if kernel == "head_gradient":
         return Config({"BC": side(rows, 64), "BQ": 64, "BK": 32}, 8 if rows > 32 else 4, 2)
     raise KeyError(kernel)
