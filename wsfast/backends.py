@@ -18,7 +18,7 @@ PACKAGES = {
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-ONLY = {"triton": ("train_mlp", "chain_factor", "chain_gram", "chain_kernel")}  # a backend that has some of the ops
+ONLY = {"triton": tuple(op for op in OPS if op != "dual_sgd")}  # a backend that has some of the ops
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

@@ -11,11 +11,12 @@ from . import backends
 from .chains import chain_factor, chain_width, feature_kernel
 from .logistic import KernelLogistic
 from .primal import primal_head, primal_sgd
-from .reference.classifier import initial_head, visiting_order
+from .reference.classifier import visiting_order
 from .ridge import KernelRidge
 from .weights import WeightSet
 
 SOLVERS = ("logistic", "ridge", "sgd", "sgd-primal")
+RUN = 256 << 20  # bytes of chain factors at a time
 PAPER_LR, PAPER_MOMENTUM, PAPER_EPOCHS, PAPER_DECAY_AFTER = 1e-3, 0.9, 10, 6
 
 
@@ -80,9 +81,8 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         classes = len(self.classes_)
         b0 = np.zeros(classes)
         self.head_ = None
-        if self.features in ("chain", "chain_unit"):
-            d = self._factor(self.train_).shape[1]
-            self.head_, b0 = initial_head(d * d, classes, self.seed)
+        if self.train_ is not None and self.features != "raw":
+            self.head_, b0 = primal_head(chain_width(self.train_, self.chain), classes, self.seed)
         solve = backends.load("dual_sgd", self.backend).dual_sgd
         self._keep(*solve(kernel, labels, self._offset(self.train_, len(kernel)), b0, *self._schedule(len(kernel))))
 
@@ -111,11 +111,12 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         return chain_factor(zoo, self.chain, column_normalize=self.features == "chain_unit", backend=self.backend)
 
     def _offset(self, zoo: Any, n: int) -> np.ndarray:
-        """<w0, vec G_i> of each network: [n, C], one Gram at a time."""
+        """<A_0, G_i> of each network, A_0 the start: [n, C], a run of networks at a time."""
         if self.head_ is None:
             return np.zeros((n, len(self.classes_)))
-        factors = self._factor(zoo).astype(np.float64)
-        return np.stack([(x @ x.T).ravel() @ self.head_ for x in factors])
+        head = backends.load("head", self.backend).head
+        run = max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * len(self.head_[0])))
+        return np.concatenate([head(self._factor(zoo[i : i + run]), self.head_) for i in range(0, n, run)])
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits (scores of "ridge") of each class: [m, C]."""

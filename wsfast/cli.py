@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from . import __version__
-from .backends import DEFAULT, ONLY, PACKAGES, interpreting, missing
+from .backends import DEFAULT, PACKAGES, interpreting, missing
 from .datasets import LOADERS
 from .generation import PRECISIONS
 from .network import NETWORKS
@@ -114,7 +114,8 @@ def _study(args: argparse.Namespace) -> int:
         controls={name: train(own, repeats=few) for name, own in further.items()},
         quick=args.quick,
         seed=args.seed,
-        backend=None if args.backend in ONLY else args.backend,
+        backend=args.backend,
+        device=args.device,
     )
     result.numbers["timing"]["total_s"] = time.perf_counter() - start
     report = result.save(out)

@@ -63,8 +63,8 @@ class StudyResult:
 class _Features:
     """The N x N kernels of a set, one at a time."""
 
-    def __init__(self, zoo: WeightSet, backend: str | None) -> None:
-        self.zoo, self.backend = zoo, backend
+    def __init__(self, zoo: WeightSet, backend: str | None, device: str) -> None:
+        self.zoo, self.backend, self.device = zoo, backend, device
 
     @cached_property
     def statistics(self) -> np.ndarray:
@@ -73,7 +73,7 @@ class _Features:
     def kernel(self, features: str, chain: int) -> np.ndarray:
         if features == "statistics":
             return statistics_kernel(self.statistics[:, : parameters_up_to(self.zoo, chain)])
-        return feature_kernel(features, self.zoo, chain=chain, backend=self.backend)
+        return feature_kernel(features, self.zoo, chain=chain, backend=self.backend, device=self.device)
 
 
 def study(
@@ -86,6 +86,7 @@ def study(
     quick: bool = False,
     seed: int = 0,
     backend: str | None = None,
+    device: str = "cpu",
     progress: bool | None = None,
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
@@ -100,7 +101,7 @@ def study(
     the chain cells' classification, there by ridge, trained anew for each. controls: name -> weight set whose tasks are
     classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
-    Diverged networks are left out and counted.
+    backend, device: of the chain features. Diverged networks are left out and counted.
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """
@@ -123,7 +124,7 @@ def study(
     kernel = np.empty((0, 0))
     steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
     with tqdm(total=steps, desc="study", unit="kernel", disable=None if progress is None else not progress) as bar:
-        of = _Features(good, backend)
+        of = _Features(good, backend, device)
         for features, chain in product(TITLES, chains):
             bar.set_postfix_str(f"{TITLES[features]} {chain}")
             k = of.kernel(features, chain)
@@ -147,7 +148,7 @@ def study(
             cells += own
             bar.update()
         for name, other in {"untrained": untrained(good), **others}.items():
-            of = _Features(other, backend)
+            of = _Features(other, backend, device)
             for chain in range(1, len(other.network.chains) + 1):
                 bar.set_postfix_str(f"{name} {chain}")
                 found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
