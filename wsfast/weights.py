@@ -90,10 +90,11 @@ class WeightSet:
 
     @classmethod
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":
-        """A set of fully connected torch networks (nn.Module) of one shape; labels [N] integers, zeros where None.
+        """A set of torch networks (nn.Module) of one shape; labels [N] integers, zeros where None.
 
-        Every model must compute what its Linear, ReLU, LeakyReLU and BatchNorm1d layers and sums say; its outputs
-        are compared with the rebuilt network's to 1e-6. ValueError names the model and the layer that cannot be read.
+        Fully connected ones of Linear, ReLU, LeakyReLU, BatchNorm1d and sums, convolutional ones of units like
+        plainnet5's, a global mean pool and a Linear. Every model must compute what its layers say: its outputs are
+        compared with the rebuilt network's to 1e-6. ValueError names the model and the layer that cannot be read.
         """
         from .interop import from_modules
 
@@ -111,7 +112,7 @@ class WeightSet:
 
     def to_torch(self, i: int) -> Any:
         """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape]."""
-        from .interop import to_module
+        from .modules import to_module
 
         if not -len(self) <= i < len(self):
             raise IndexError(f"to_torch: network must be 0..{len(self) - 1}, got {i}")
