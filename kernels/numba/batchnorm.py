@@ -11,19 +11,20 @@ from .tile import LANES
 from .vector import add, fma, load, mul, spread, store, sub, where_greater
 
 RUNNING_MEAN, RUNNING_VARIANCE, MEAN, ROOT, SCALE = 0, 1, 2, 3, 4  # rows of a branch's statistics [STATISTICS, n]
-FIRST, SECOND, CENTRE, NOTHING = 5, 6, 7, 8  # sums in work; where the first is measured from; zeros
-STATISTICS = 9
+PART, FIRST, SECOND = 5, 7, 8  # sums of one row of all images (two rows), of all so far
+CENTRE, NOTHING = 9, 10  # where the sums are measured from; zeros
+STATISTICS = 11
 EPS, MOVE = np.float32(1e-5), np.float32(0.1)
 
 
 @leaf
 def moments(a, ao, a_from, b, bo, b_from, pitch, batch, w, n, s, so):
-    """FIRST += sum of a - a_from, SECOND += sum of (a - a_from) (b - b_from), over one row [batch, w n].
+    """PART += sum of a - a_from, and sum of (a - a_from) (b - b_from), over one row [batch, w n].
 
-    a_from, b_from: rows of the statistics s[so : so + STATISTICS n]. The sums of an image's row, of a row of all images
+    a_from, b_from: rows of the statistics s[so : so + STATISTICS n]. The sums of an image's row, of all images' rows
     and of all rows are added up apart: a long sum errs more.
     """
-    zero = spread(np.float32(0))
+    zero, part = spread(np.float32(0)), so + PART * n
     for c in range(0, n, LANES):
         from_a, from_b = load(s, so + a_from * n + c), load(s, so + b_from * n + c)
         first, second = zero, zero
@@ -33,21 +34,29 @@ def moments(a, ao, a_from, b, bo, b_from, pitch, batch, w, n, s, so):
                 d = sub(load(a, ao + j), from_a)
                 x, y = add(x, d), fma(d, sub(load(b, bo + j), from_b), y)
             first, second = add(first, x), add(second, y)
-        store(add(load(s, so + FIRST * n + c), first), s, so + FIRST * n + c)
-        store(add(load(s, so + SECOND * n + c), second), s, so + SECOND * n + c)
+        store(add(load(s, part + c), first), s, part + c)
+        store(add(load(s, part + n + c), second), s, part + n + c)
 
 
 @leaf
 def reset(s, so, n):
-    s[so + FIRST * n : so + (SECOND + 1) * n] = 0
+    s[so + PART * n : so + (SECOND + 1) * n] = 0
+
+
+@leaf
+def fold(s, so, n):
+    """PART added to FIRST and SECOND, and empty again."""
+    for c in range(so + PART * n, so + (PART + 2) * n):
+        s[c + (FIRST - PART) * n] += s[c]
+        s[c] = 0
 
 
 @leaf
 def centre(s, so, n, count):
-    """CENTRE = the mean of the `count` numbers a channel that FIRST sums up: near it, squares cancel nothing."""
+    """CENTRE = the mean of the `count` numbers a channel that PART sums up: near it, squares cancel nothing."""
     share = np.float32(1) / np.float32(count)
-    for c in range(n):
-        s[so + CENTRE * n + c] = s[so + FIRST * n + c] * share
+    for c in range(so, so + n):
+        s[c + CENTRE * n] = s[c + PART * n] * share
     reset(s, so, n)
 
 
@@ -126,45 +135,41 @@ def outputs(z, zo, so, to, side, side_zo, side_so, side_to, s, p, zp, h, w, n, b
 
 
 @leaf
-def inputs_gradient(z, zo, so, to, side, side_zo, side_so, side_to, s, p, zp, h, w, n, batch, slope, pool, g, yo, yp,
+def window_gradient(i, b, z, zo, so, to, side, side_zo, side_so, side_to, s, p, zp, h, w, n, batch, slope, pool, g, yp,
                     out):  # fmt: skip
-    """out[h, batch, w n] = the gradient at BatchNorm's output from that at y, g[yo:]; other arguments as `outputs`.
+    """out[1 or 2, w n] = the gradient at BatchNorm's output in rows i, i + 1 of image b, from g, that at y.
 
-    A window's gradient goes to its largest number, the first of equals.
+    A window's gradient goes to its largest number, the first of equals. The other arguments as `outputs`.
     """
-    factor, zero, step = spread(slope), spread(np.float32(0)), 2 if pool else 1
-    for i in range(h):
-        for b in range(batch):
-            row = (i * batch + b) * zp
-            if pool and (i % 2 or i + 1 == h):
-                if i + 1 == h and i % 2 == 0:
-                    out[row : row + w * n] = 0
-                continue
-            if pool and w % 2:
-                for at in (row + (w - 1) * n, row + batch * zp + (w - 1) * n):
-                    out[at : at + n] = 0
-            for j in range(w // step):
-                at, from_y = row + j * step * n, yo + (i // step * batch + b) * yp + j * n
-                for c in range(0, n, LANES):
-                    d = load(g, from_y + c)
-                    v = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, at, c)
-                    if not pool:
-                        store(where_greater(v, zero, d, mul(d, factor)), out, at + c)
-                        continue
-                    right, below = at + n, at + batch * zp
-                    v1 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, right, c)
-                    v2 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, below, c)
-                    v3 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, below + n, c)
-                    top1 = where_greater(v1, v, v1, v)
-                    top2 = where_greater(v2, top1, v2, top1)
-                    top3 = where_greater(v3, top2, v3, top2)
-                    d = where_greater(top3, zero, d, mul(d, factor))
-                    store(where_greater(v3, top2, d, zero), out, below + n + c)
-                    d = where_greater(v3, top2, zero, d)
-                    store(where_greater(v2, top1, d, zero), out, below + c)
-                    d = where_greater(v2, top1, zero, d)
-                    store(where_greater(v1, v, d, zero), out, right + c)
-                    store(where_greater(v1, v, zero, d), out, at + c)
+    factor, zero = spread(slope), spread(np.float32(0))
+    row, lower = (i * batch + b) * zp, w * n
+    if not pool:
+        for j in range(0, w * n, n):
+            for c in range(0, n, LANES):
+                v = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, row + j, c)
+                d = load(g, (i * batch + b) * yp + j + c)
+                store(where_greater(v, zero, d, mul(d, factor)), out, j + c)
+        return
+    if i + 1 == h or w % 2:
+        out[: 2 * w * n] = 0
+    for j in range(w // 2 if i + 1 < h else 0):
+        at, to_out = row + 2 * j * n, 2 * j * n
+        for c in range(0, n, LANES):
+            v0 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, at, c)
+            v1 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, at + n, c)
+            v2 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, at + batch * zp, c)
+            v3 = _value(z, zo, so, to, side, side_zo, side_so, side_to, s, p, n, at + batch * zp + n, c)
+            top1 = where_greater(v1, v0, v1, v0)
+            top2 = where_greater(v2, top1, v2, top1)
+            top3 = where_greater(v3, top2, v3, top2)
+            d = load(g, (i // 2 * batch + b) * yp + j * n + c)
+            d = where_greater(top3, zero, d, mul(d, factor))
+            store(where_greater(v3, top2, d, zero), out, to_out + lower + n + c)
+            d = where_greater(v3, top2, zero, d)
+            store(where_greater(v2, top1, d, zero), out, to_out + lower + c)
+            d = where_greater(v2, top1, zero, d)
+            store(where_greater(v1, v0, d, zero), out, to_out + n + c)
+            store(where_greater(v1, v0, zero, d), out, to_out + c)
 
 
 @leaf
@@ -176,15 +181,16 @@ def affine_gradient(s, so, n, gradient, gamma_at, beta_at):
 
 
 @leaf
-def normalise_backward(z, zo, so, s, gradient, gamma_at, beta_at, g, zp, h, w, n, batch, slope):
-    """z becomes the gradient at z from g, that at BatchNorm's output; times the slope of the activation before it."""
-    share, zero, factor = spread(np.float32(1) / np.float32(h * w * batch)), spread(np.float32(0)), spread(slope)
-    for row in range(h * batch):
-        for j in range(0, w * n, n):
-            for c in range(0, n, LANES):
-                at, st = row * zp + j + c, so + c
-                x, scale = load(z, zo + at), load(s, st + SCALE * n)
-                unit = mul(sub(x, load(s, st + MEAN * n)), load(s, st + ROOT * n))
-                through = mul(share, fma(unit, load(gradient, gamma_at + c), load(gradient, beta_at + c)))
-                d = mul(scale, sub(load(g, at), through))
-                store(where_greater(x, zero, d, mul(d, factor)), z, zo + at)
+def normalise_backward(z, zo, so, s, gradient, gamma_at, beta_at, g, go, w, n, count, slope):
+    """A row z[zo : zo + w n] becomes the gradient at z from g, that at BatchNorm's output.
+
+    count: numbers a channel; slope: of the activation before BatchNorm, whose output z is.
+    """
+    share, zero, factor = spread(np.float32(1) / np.float32(count)), spread(np.float32(0)), spread(slope)
+    for j in range(0, w * n, n):
+        for c in range(0, n, LANES):
+            x, st = load(z, zo + j + c), so + c
+            unit = mul(sub(x, load(s, st + MEAN * n)), load(s, st + ROOT * n))
+            through = mul(share, fma(unit, load(gradient, gamma_at + c), load(gradient, beta_at + c)))
+            d = mul(load(s, st + SCALE * n), sub(load(g, go + j + c), through))
+            store(where_greater(x, zero, d, mul(d, factor)), z, zo + j + c)

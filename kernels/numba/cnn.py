@@ -23,15 +23,16 @@ from .batchnorm import (
     bend_row,
     centre,
     finish_statistics,
-    inputs_gradient,
+    fold,
     moments,
     normalise_backward,
     outputs,
     reset,
     running_statistics,
     set_scale,
+    window_gradient,
 )
-from .convolution import convolve_row, data_gradient, pitch, weight_gradient
+from .convolution import convolve_row, data_gradient_row, pitch, weight_gradient_row
 from .gemm import padded, transpose, zeros
 from .jit import jit, leaf
 from .loss import DRAIN, cross_entropy, drain, right
@@ -53,17 +54,17 @@ def _branch_size(size, c, n):
 
 @jit
 def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
-    """(plan, numbers of parameters, statistics, images, the largest z and the largest input with a gradient)."""
+    """(plan, numbers of parameters, statistics and images, of the largest window row and input with a gradient)."""
     layers = len(sizes) - 2
     plan = np.zeros((layers + 1, COLUMNS), np.int64)
-    parameters, statistics, end, largest_z, largest_x = 0, 0, 0, 0, 0
+    parameters, statistics, end, window, largest = 0, 0, 0, 0, 0
     for k in range(layers + 1):
         u = plan[k]
         u[H], u[W], u[C] = height, width, padded(sizes[k]) if k > 0 else sizes[0]
         u[X], u[XP] = end, pitch(width * u[C])
         end += height * batch * u[XP]
         if k > 0:
-            largest_x = max(largest_x, height * batch * u[XP])
+            largest = max(largest, height * batch * u[XP])
         if k == layers:
             break
         u[STRIDE], u[LAST], u[POOL], u[SIDE] = strides[k], norm_last[k], pools[k], shortcuts[k]
@@ -71,7 +72,7 @@ def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
         u[ZH], u[ZW], u[N] = height, width, padded(sizes[k + 1])
         u[Z], u[ZP] = end, pitch(width * u[N])
         size = height * batch * u[ZP]
-        end, largest_z = end + size, max(largest_z, size)
+        end, window = end + size, max(window, 2 * width * u[N])
         u[P], u[S] = parameters, statistics
         parameters, statistics = parameters + _branch_size(3, u[C], u[N]), statistics + STATISTICS * u[N]
         if shortcuts[k]:
@@ -80,7 +81,7 @@ def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
             end += size
         if pools[k]:
             height, width = height // 2, width // 2
-    return plan, parameters, statistics, end, largest_z, largest_x
+    return plan, parameters, statistics, end, window, largest
 
 
 @leaf
@@ -113,12 +114,12 @@ def _branch(u, size, at_p, at_s, at_z, p, s, images, batch, slope, training):
         row = at_z + i * batch * zp
         if last:
             bend_row(images, row, zp, batch, w, n, p, bias, slope)
-        if not training:
-            continue
-        if i == 0:
+        if training and i == 0:
             moments(images, row, NOTHING, images, row, NOTHING, zp, batch, w, n, s, at_s)
             centre(s, at_s, n, batch * w)
-        moments(images, row, CENTRE, images, row, CENTRE, zp, batch, w, n, s, at_s)
+        if training:
+            moments(images, row, CENTRE, images, row, CENTRE, zp, batch, w, n, s, at_s)
+            fold(s, at_s, n)
     met, met_at = (s, at_s + NOTHING * n) if last else (p, bias)
     if training:
         finish_statistics(s, at_s, met, met_at, n, u[ZH] * batch * w)
@@ -145,46 +146,98 @@ def _forward(plan, slopes, p, s, images, batch, training):
 
 
 @leaf
-def _branch_backward(u, size, at_p, at_s, at_z, p, s, d, images, batch, slope, at_norm, turned, at_input, below):
-    """The gradients of a branch's parameters, and that at the unit's input added to at_input where it has one."""
-    n, zp, w, last = u[N], u[ZP], u[ZW], u[LAST]
-    bias = at_p + size * size * u[C] * n
-    reset(s, at_s, n)
-    for i in range(u[ZH]):
-        row = i * batch * zp
-        moments(at_norm, row, NOTHING, images, at_z + row, MEAN, zp, batch, w, n, s, at_s)
-    affine_gradient(s, at_s, n, d, bias + n, bias + 2 * n)
-    bend = slope if last else np.float32(1)
-    normalise_backward(images, at_z, at_s, s, d, bias + n, bias + 2 * n, at_norm, zp, u[ZH], w, n, batch, bend)
-    if last:
-        reset(s, at_s, n)
-        for i in range(u[ZH]):
-            row = at_z + i * batch * zp
-            moments(images, row, NOTHING, images, row, NOTHING, zp, batch, w, n, s, at_s)
-        for c in range(n):
-            d[bias + c] = s[at_s + FIRST * n + c]
-    weight_gradient(images, u[X], u[XP], u[H], u[W], u[C], batch, images, at_z, zp, n, size, u[STRIDE], d, at_p)
-    if below:
-        wide = size * u[C]
-        for row in range(size):
-            transpose(p, at_p + row * wide * n, n, turned, row * wide * n, wide, wide, n)
-        data_gradient(images, at_z, zp, n, turned, 0, size, u[STRIDE], at_input, 0, u[XP], u[H], u[W], u[C], batch)
+def _turn(p, at, size, c, n, turned, to):
+    """A weight [size, size, c, n] as [size, n, size c]."""
+    for row in range(size):
+        transpose(p, at + row * size * c * n, n, turned, to + row * size * c * n, size * c, size * c, n)
 
 
 @leaf
-def _backward(plan, slopes, p, s, d, images, batch, at_norm, at_output, turned):
-    """Every unit's gradients into d, from the gradient at the last output in at_output."""
-    for k in range(len(slopes) - 1, -1, -1):
-        u, to = plan[k], plan[k + 1]
-        inputs_gradient(images, u[Z], u[S], _beta(u, 3, u[P]), u[SIDE], u[SIDE_Z], u[SIDE_S], _beta(u, 1, u[SIDE_P]),
-                        s, p, u[ZP], u[ZH], u[ZW], u[N], batch, np.float32(1) if u[LAST] else slopes[k], u[POOL],
-                        at_output, 0, to[XP], at_norm)  # fmt: skip
-        if k > 0:
-            at_output[: u[H] * batch * u[XP]] = 0
-        _branch_backward(u, 3, u[P], u[S], u[Z], p, s, d, images, batch, slopes[k], at_norm, turned, at_output, k > 0)
+def _window(i, b, u, slope, p, s, images, batch, g, yp, out):
+    window_gradient(i, b, images, u[Z], u[S], _beta(u, 3, u[P]), u[SIDE], u[SIDE_Z], u[SIDE_S], _beta(u, 1, u[SIDE_P]),
+                    s, p, u[ZP], u[ZH], u[ZW], u[N], batch, np.float32(1) if u[LAST] else slope, u[POOL], g, yp,
+                    out)  # fmt: skip
+
+
+@leaf
+def _affine(u, slope, p, s, d, images, batch, g, yp, windows):
+    """The gradients of gamma and beta of a unit's branches."""
+    n, w, step = u[N], u[ZW], 1 + u[POOL]
+    reset(s, u[S], n)
+    if u[SIDE]:
+        reset(s, u[SIDE_S], n)
+    for i in range(0, u[ZH], step):
+        for b in range(batch):
+            _window(i, b, u, slope, p, s, images, batch, g, yp, windows)
+            for row in range(min(step, u[ZH] - i)):
+                at = ((i + row) * batch + b) * u[ZP]
+                moments(windows, row * w * n, NOTHING, images, u[Z] + at, MEAN, 0, 1, w, n, s, u[S])
+                if u[SIDE]:
+                    moments(windows, row * w * n, NOTHING, images, u[SIDE_Z] + at, MEAN, 0, 1, w, n, s, u[SIDE_S])
+        fold(s, u[S], n)
         if u[SIDE]:
-            _branch_backward(u, 1, u[SIDE_P], u[SIDE_S], u[SIDE_Z], p, s, d, images, batch, slopes[k], at_norm, turned,
-                             at_output, k > 0)  # fmt: skip
+            fold(s, u[SIDE_S], n)
+    affine_gradient(s, u[S], n, d, _beta(u, 3, u[P]) - n, _beta(u, 3, u[P]))
+    if u[SIDE]:
+        affine_gradient(s, u[SIDE_S], n, d, _beta(u, 1, u[SIDE_P]) - n, _beta(u, 1, u[SIDE_P]))
+
+
+@leaf
+def _convolution_backward(i, u, size, at_p, at_z, d, images, batch, turned, at_input, below):
+    """Row i's part of a weight's gradient, and of that at the unit's input where it has one."""
+    weight_gradient_row(i, images, u[X], u[XP], u[H], u[W], u[C], batch, images, at_z, u[ZP], u[N], size, u[STRIDE], d,
+                        at_p)  # fmt: skip
+    if below:
+        data_gradient_row(i, images, at_z, u[ZP], u[N], turned, size, u[STRIDE], at_input, u[XP], u[H], u[W], u[C],
+                          batch)  # fmt: skip
+
+
+@leaf
+def _unit_backward(u, slope, p, s, d, images, batch, g, yp, windows, turned, at_input, below):
+    """The gradients of a unit's parameters, and into at_input that at its input where it has one.
+
+    Row by row, so that a row of z, then of its gradient, is used while it is in the cache.
+    """
+    n, w, step, count, bend = u[N], u[ZW], 1 + u[POOL], u[ZH] * u[ZW] * batch, slope if u[LAST] else np.float32(1)
+    side_turned = turned[9 * u[C] * n :]
+    _affine(u, slope, p, s, d, images, batch, g, yp, windows)
+    if below:
+        at_input[: u[H] * batch * u[XP]] = 0
+        _turn(p, u[P], 3, u[C], n, turned, 0)
+        if u[SIDE]:
+            _turn(p, u[SIDE_P], 1, u[C], n, side_turned, 0)
+    reset(s, u[S], n)
+    for i in range(0, u[ZH], step):
+        rows = min(step, u[ZH] - i)
+        for b in range(batch):
+            _window(i, b, u, slope, p, s, images, batch, g, yp, windows)
+            for row in range(rows):
+                at, beta = ((i + row) * batch + b) * u[ZP], _beta(u, 3, u[P])
+                normalise_backward(images, u[Z] + at, u[S], s, d, beta - n, beta, windows, row * w * n, w, n, count,
+                                   bend)  # fmt: skip
+                if u[LAST]:
+                    moments(images, u[Z] + at, NOTHING, images, u[Z] + at, NOTHING, 0, 1, w, n, s, u[S])
+                if u[SIDE]:
+                    beta = _beta(u, 1, u[SIDE_P])
+                    normalise_backward(images, u[SIDE_Z] + at, u[SIDE_S], s, d, beta - n, beta, windows, row * w * n, w,
+                                       n, count, bend)  # fmt: skip
+        fold(s, u[S], n)
+        for row in range(i, i + rows):
+            _convolution_backward(row, u, 3, u[P], u[Z], d, images, batch, turned, at_input, below)
+            if u[SIDE]:
+                _convolution_backward(row, u, 1, u[SIDE_P], u[SIDE_Z], d, images, batch, side_turned, at_input, below)
+    for c in range(n):
+        d[u[P] + 9 * u[C] * n + c] = s[u[S] + FIRST * n + c]
+
+
+@leaf
+def _backward(plan, slopes, p, s, d, images, batch, gradients, windows, turned):
+    """Every unit's gradients into d, from the gradient at the last output in the first half of `gradients`."""
+    here, there = 0, len(gradients) // 2
+    for k in range(len(slopes) - 1, -1, -1):
+        _unit_backward(plan[k], slopes[k], p, s, d, images, batch, gradients[here:], plan[k + 1, XP], windows, turned,
+                       gradients[there:], k > 0)  # fmt: skip
+        here, there = there, here
 
 
 @leaf
@@ -278,13 +331,13 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     momentum, decay = np.float32(momentum), np.float32(weight_decay)
     batch_size = min(batch_size, max(n, len(test_rows), 1))
     b_pad = padded(batch_size)
-    plan, head, statistics, end, largest_z, largest_x = _plan(
+    plan, head, statistics, end, window, largest = _plan(
         sizes, strides, norm_last, pools, shortcuts, shape[1], shape[2], batch_size
     )
     last = plan[layers]
     count = head + classes * last[C] + padded(classes)
     p, v, d, s = zeros(count), zeros(count), zeros(count), zeros(statistics)
-    images, at_norm, at_output = zeros(end), zeros(largest_z), zeros(largest_x)
+    images, gradients, windows = zeros(end), zeros(2 * largest), zeros(window)
     features, logits, gradient = zeros(batch_size * last[C]), zeros(classes * b_pad), zeros(classes * b_pad)
     top, norm, own = zeros(b_pad), zeros(b_pad), zeros(b_pad)
     products, losses = np.ones(b_pad), np.zeros(b_pad)
@@ -292,7 +345,7 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     key, item, total_size, widest = (seed, task, repeat), 0, 0, 0
     for k in range(layers):
         u = plan[k]
-        widest = max(widest, 9 * u[C] * u[N] if k > 0 else 0)
+        widest = max(widest, 10 * u[C] * u[N] if k > 0 else 0)
         for branch in range(1 + u[SIDE]):
             size, at, at_s = (3, u[P], u[S]) if branch == 0 else (1, u[SIDE_P], u[SIDE_S])
             _draw(p, at, size, sizes[k], u[C], sizes[k + 1], u[N], key, item)
@@ -324,8 +377,8 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             _head(last, images, batch, p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, train_labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             d[:] = 0
-            _head_backward(last, batch, p, d, head, classes, features, gradient, b_pad, at_output)
-            _backward(plan, slopes, p, s, d, images, batch, at_norm, at_output, turned)
+            _head_backward(last, batch, p, d, head, classes, features, gradient, b_pad, gradients)
+            _backward(plan, slopes, p, s, d, images, batch, gradients, windows, turned)
             _step(p, d, v, lr[epoch], momentum, decay)
             undrained += 1
             if undrained == DRAIN or start + batch_size >= n:

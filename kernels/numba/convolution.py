@@ -51,34 +51,27 @@ def convolve_row(i, x, xo, xp, h, w, c, batch, weights, wo, size, stride, z, zo,
 
 
 @leaf
-def weight_gradient(x, xo, xp, h, w, c, batch, dz, zo, zp, n, size, stride, gradient, go):
-    """gradient[size, size, c, n] += that of the convolution's weights."""
-    edge, h_out, w_out = size // 2, (h - 1) // stride + 1, (w - 1) // stride + 1
-    for p in range(size):
-        for i in range(h_out):
-            row = i * stride - edge + p
-            if not 0 <= row < h:
-                continue
-            for j in range(w_out):
-                left = j * stride - edge
-                q0, q1 = max(0, -left), min(size, w - left)
-                at = xo + row * batch * xp + (left + q0) * c
-                multiply_add(x, at, 1, xp, dz, zo + i * batch * zp + j * n, zp, gradient, go + (p * size + q0) * c * n,
-                             n, (q1 - q0) * c, n, batch, 0)  # fmt: skip
+def weight_gradient_row(i, x, xo, xp, h, w, c, batch, dz, zo, zp, n, size, stride, gradient, go):
+    """gradient[size, size, c, n] += that of the weights from row i of dz."""
+    edge, w_out = size // 2, (w - 1) // stride + 1
+    top = i * stride - edge
+    for p in range(max(0, -top), min(size, h - top)):
+        for j in range(w_out):
+            left = j * stride - edge
+            q0, q1 = max(0, -left), min(size, w - left)
+            at = xo + (top + p) * batch * xp + (left + q0) * c
+            multiply_add(x, at, 1, xp, dz, zo + i * batch * zp + j * n, zp, gradient, go + (p * size + q0) * c * n, n,
+                         (q1 - q0) * c, n, batch, 0)  # fmt: skip
 
 
 @leaf
-def data_gradient(dz, zo, zp, n, turned, to, size, stride, dx, xo, xp, h, w, c, batch):
-    """dx[h, batch, w c] += the gradient at x; turned: the weights as [size, n, size c]."""
-    edge, h_out, w_out = size // 2, (h - 1) // stride + 1, (w - 1) // stride + 1
-    for p in range(size):
-        for i in range(h_out):
-            row = i * stride - edge + p
-            if not 0 <= row < h:
-                continue
-            for j in range(w_out):
-                left = j * stride - edge
-                q0, q1 = max(0, -left), min(size, w - left)
-                at = xo + row * batch * xp + (left + q0) * c
-                multiply_add(dz, zo + i * batch * zp + j * n, zp, 1, turned, to + p * n * size * c + q0 * c, size * c,
-                             dx, at, xp, batch, (q1 - q0) * c, n, 0)  # fmt: skip
+def data_gradient_row(i, dz, zo, zp, n, turned, size, stride, dx, xp, h, w, c, batch):
+    """dx[h, batch, w c] += the gradient at x from row i of dz; turned: the weights as [size, n, size c]."""
+    edge, w_out = size // 2, (w - 1) // stride + 1
+    top = i * stride - edge
+    for p in range(max(0, -top), min(size, h - top)):
+        for j in range(w_out):
+            left = j * stride - edge
+            q0, q1 = max(0, -left), min(size, w - left)
+            multiply_add(dz, zo + i * batch * zp + j * n, zp, 1, turned, p * n * size * c + q0 * c, size * c, dx,
+                         (top + p) * batch * xp + (left + q0) * c, xp, batch, (q1 - q0) * c, n, 0)  # fmt: skip
