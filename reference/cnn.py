@@ -39,7 +39,7 @@ def unit_forward(x, branches, slope, stride, norm_last, pool, training):
     return max_pool(a) if pool else a, met, bent, a
 
 
-def unit_backward(x, branches, slope, stride, norm_last, pool, cache, gradient):
+def unit_backward(x, cache, gradient, branches, slope, stride, norm_last, pool):
     """(dx, [(d weight, d bias, [d gamma, d beta]) of each branch]) in training; cache as unit_forward returns it."""
     _, met, bent, a = cache
     bend = np.where(bent > 0, 1.0, slope)
@@ -70,9 +70,9 @@ def backward(inputs, caches, gradient, units, head, slopes, strides, norm_last, 
     y = inputs[-1]
     d_head = y.mean(axis=(2, 3)).T @ gradient, gradient.sum(axis=0)
     at = np.broadcast_to((gradient @ head[0].T / y[0, 0].size)[..., None, None], y.shape)
-    d_units = []
+    d_units: list[list] = []
     for k, unit in reversed(list(enumerate(zip(units, slopes, strides, norm_last, pools, strict=True)))):
-        at, d_branches = unit_backward(inputs[k], *unit, caches[k], at)
+        at, d_branches = unit_backward(inputs[k], caches[k], at, *unit)
         d_units.insert(0, d_branches)
     return d_units, d_head
 
@@ -109,7 +109,7 @@ def evaluate(x, rows, labels, shape, scale, shift, net):
     """(mean loss, accuracy) over rows of x, by the running statistics; nan where there are none."""
     if len(rows) == 0:
         return np.nan, np.nan
-    logits = forward(images(x, rows, scale, shift, shape, None, 0), *net, training=False)[0]
+    logits = forward(images(x, rows, scale, shift, shape, None, 0), *net, False)[0]
     return cross_entropy(logits, labels)[0].mean(), (logits.argmax(axis=1) == labels).mean()
 
 
@@ -136,9 +136,7 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
             crop = crops[chosen] if crops is not None else None
-            logits, inputs, caches = forward(
-                images(x, train_rows[chosen], scale, shift, shape, crop, pad), *net, training=True
-            )
+            logits, inputs, caches = forward(images(x, train_rows[chosen], scale, shift, shape, crop, pad), *net, True)
             loss, gradient = cross_entropy(logits, train_labels[chosen])
             loss_curve[epoch] += loss.sum() / n
             d_units, d_head = backward(inputs, caches, gradient, *net)

@@ -1,7 +1,9 @@
 import numpy as np
 import pytest
 import torch
+from numba.core.runtime import rtsys
 from torch.nn import functional as F
+from wsfast.kernels.numba import cnn as compiled
 from wsfast.reference import cnn, mlp, philox
 from wsfast.reference.batchnorm import normalise, normalise_backward
 from wsfast.reference.convolution import convolve, convolve_backward
@@ -192,3 +194,68 @@ def test_gradients_by_finite_differences(name):
             slope = (up - loss()) / (2 * step)
             array[index] = before
             assert abs(slope - gradient[index]) < 1e-6, f"{what} at {index}"
+
+
+def run(case, **changes):
+    return compiled.train_cnn(**{**case, "seed": np.uint64(case["seed"]), **changes})
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numba_run_errs_no_more_than_torchs(name, as_good_as):
+    case = CASES[name]
+    oracle, curve, record = cnn.train_cnn(**case)
+    got, got_curve, got_record = run(case)
+    start = cnn.train_cnn(**{**case, "lr": case["lr"][:0]})[0]
+    assert got.dtype == np.float32
+    as_good_as("weight change", got - start, oracle - start, torch_run(case, torch.float32) - start)
+    np.testing.assert_allclose(got_curve, curve, rtol=1e-4)
+    np.testing.assert_allclose(got_record, record, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_untrained_networks_are_the_same_bits(name):
+    case = {**CASES[name], "lr": np.zeros(0, np.float32)}
+    np.testing.assert_array_equal(run(case)[0], cnn.train_cnn(**case)[0].astype(np.float32))
+
+
+def test_evaluation_does_not_depend_on_how_many_are_looked_at_together():
+    case = CASES["everything"]
+    record = run(case)[2]
+    rows = {"test_rows": case["train_rows"], "test_labels": case["train_labels"]}
+    np.testing.assert_array_equal(run(case, **rows)[2][2:], record[:2])
+    single = {"test_rows": case["test_rows"][:1], "test_labels": case["test_labels"][:1]}
+    parts = [run(case, test_rows=case["test_rows"][i : i + 1], test_labels=case["test_labels"][i : i + 1])[2][2]
+             for i in range(len(case["test_rows"]))]  # fmt: skip
+    assert run(case, **single)[2][2] == parts[0]
+    np.testing.assert_allclose(np.mean(parts), record[2], rtol=1e-6)
+
+
+def test_a_dead_channel_stays_finite():
+    """A black image: every convolution gives one number, every variance is 0."""
+    case = {**CASES["plainnet5"], "x": np.full_like(CASES["plainnet5"]["x"], 128)}
+    oracle, got = cnn.train_cnn(**case)[0], run(case)[0]
+    assert np.isfinite(got).all()
+    assert np.isfinite(oracle).all()
+
+
+def test_a_network_blows_up_visibly():
+    case = problem((3, 8, 8, 2), (8, 8), n=40, batch_size=8, lr=np.full(2, 1e30, np.float32))
+    with np.errstate(all="ignore"):
+        parameters, _, record = run(case)
+    assert not (np.abs(parameters) < 1e6).all()
+    assert record.shape == (4,)
+
+
+@pytest.mark.parametrize("name", ["everything", "augmented", "resnet5"])
+def test_no_array_outlives_its_run(name):
+    """Compiled leaves count no references; an array they counted and never gave back would live for ever."""
+
+    def alive():
+        stats = rtsys.get_allocation_stats()
+        return stats.alloc - stats.free
+
+    run(CASES[name])  # compiles, which allocates too
+    before = alive()
+    for _ in range(3):
+        run(CASES[name])
+    assert alive() == before

@@ -43,22 +43,14 @@ def store(typingctx, value, x, at):
     return types.void(value, x, at), codegen
 
 
-@intrinsic
-def spread(typingctx, scalar):
-    """A float32 in every lane."""
-
-    def codegen(context, builder, signature, args):
-        return _splat(builder, context.cast(builder, args[0], signature.args[0], types.float32))
-
-    return VECTOR(scalar), codegen
-
-
-def _operation(build, count):
-    """An intrinsic of `count` vectors, build(builder, *values) its result."""
-    kinds = (VECTOR,) * count
+def _operation(build, *kinds):
+    """An intrinsic of arguments of these kinds, build(builder, *arguments) its result, a vector."""
 
     def codegen(context, builder, signature, args):
         return build(builder, *args)
+
+    def one(typingctx, a):
+        return VECTOR(*kinds), codegen
 
     def two(typingctx, a, b):
         return VECTOR(*kinds), codegen
@@ -69,15 +61,16 @@ def _operation(build, count):
     def four(typingctx, a, b, c, d):
         return VECTOR(*kinds), codegen
 
-    return intrinsic({2: two, 3: three, 4: four}[count])
+    return intrinsic((one, two, three, four)[len(kinds) - 1])
 
 
 def _greater(builder, a, b, x, y):
     return builder.select(builder.fcmp_ordered(">", a, b), x, y)
 
 
-add = _operation(lambda builder, a, b: builder.fadd(a, b), 2)
-sub = _operation(lambda builder, a, b: builder.fsub(a, b), 2)
-mul = _operation(lambda builder, a, b: builder.fmul(a, b), 2)
-fma = _operation(lambda builder, a, b, c: _fma(builder)(a, b, c), 3)  # a b + c
-where_greater = _operation(_greater, 4)  # lane by lane, a > b ? c : d
+spread = _operation(_splat, types.float32)  # a number in every lane
+add = _operation(lambda builder, a, b: builder.fadd(a, b), VECTOR, VECTOR)
+sub = _operation(lambda builder, a, b: builder.fsub(a, b), VECTOR, VECTOR)
+mul = _operation(lambda builder, a, b: builder.fmul(a, b), VECTOR, VECTOR)
+fma = _operation(lambda builder, a, b, c: _fma(builder)(a, b, c), VECTOR, VECTOR, VECTOR)  # a b + c
+where_greater = _operation(_greater, VECTOR, VECTOR, VECTOR, VECTOR)  # lane by lane a > b ? x : y
