@@ -109,7 +109,7 @@ def evaluate(x, rows, labels, shape, scale, shift, net):
     """(mean loss, accuracy) over rows of x, by the running statistics; nan where there are none."""
     if len(rows) == 0:
         return np.nan, np.nan
-    logits = forward(images(x, rows, scale, shift, shape, None, 0), *net, False)[0]
+    logits = forward(images(x, rows, scale, shift, shape, None, 0), *net, training=False)[0]
     return cross_entropy(logits, labels)[0].mean(), (logits.argmax(axis=1) == labels).mean()
 
 

@@ -113,12 +113,12 @@ CONVOLUTIONAL = wsfast.Recipe(lr=0.05, batch_size=16, epochs=6, decay_epochs=(4,
 
 @pytest.fixture(scope="module")
 def image_tasks():
-    """Three tasks of two classes: images 3x16x16 of noise around a pattern of their class."""
+    """Four tasks of two classes: images 3x16x16 of noise around a pattern of their class."""
     rng = np.random.default_rng(16)
     y = np.arange(240) % 4
     patterns = rng.integers(0, 256, (4, 3, 4, 4)).repeat(4, axis=2).repeat(4, axis=3)
     x = (patterns[y] + rng.integers(0, 256, (240, 3, 16, 16))) // 2
-    return wsfast.tasks(x.astype(np.uint8), y, groups=[(0, 1), (1, 2), (2, 3)])
+    return wsfast.tasks(x.astype(np.uint8), y, groups=[(0, 1), (1, 2), (2, 3), (3, 0)])
 
 
 @pytest.fixture(scope="module")

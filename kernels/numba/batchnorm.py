@@ -18,22 +18,17 @@ EPS, MOVE = np.float32(1e-5), np.float32(0.1)
 
 
 @leaf
-def moments(a, ao, a_from, b, bo, b_from, pitch, batch, w, n, s, so):
-    """PART += sum of a - a_from, and sum of (a - a_from) (b - b_from), over one row [batch, w n].
+def moments(a, ao, a_from, b, bo, b_from, w, n, s, so):
+    """PART += sum of a - s[a_from:], and sum of (a - s[a_from:]) (b - s[b_from:]), over one row [w n] of an image.
 
-    a_from, b_from: rows of the statistics s[so : so + STATISTICS n]. The sums of an image's row, of all images' rows
-    and of all rows are added up apart: a long sum errs more.
+    The sums of an image's row, of all images' rows and of all rows are added up apart: a long sum errs more.
     """
     zero, part = spread(np.float32(0)), so + PART * n
     for c in range(0, n, LANES):
-        from_a, from_b = load(s, so + a_from * n + c), load(s, so + b_from * n + c)
         first, second = zero, zero
-        for i in range(batch):
-            x, y = zero, zero
-            for j in range(i * pitch + c, i * pitch + c + w * n, n):
-                d = sub(load(a, ao + j), from_a)
-                x, y = add(x, d), fma(d, sub(load(b, bo + j), from_b), y)
-            first, second = add(first, x), add(second, y)
+        for j in range(c, c + w * n, n):
+            d = sub(load(a, ao + j), load(s, a_from + c))
+            first, second = add(first, d), fma(d, sub(load(b, bo + j), load(s, b_from + c)), second)
         store(add(load(s, part + c), first), s, part + c)
         store(add(load(s, part + n + c), second), s, part + n + c)
 

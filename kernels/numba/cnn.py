@@ -40,24 +40,21 @@ from .tile import dot
 
 # A row of `plan` int64 [L + 1, COLUMNS] for each unit; row L has the mean pool's input in its first five.
 X, XP, H, W, C = 0, 1, 2, 3, 4  # the input: where it starts, numbers a row, height, width, channels in memory
-Z, ZP, ZH, ZW, N = 5, 6, 7, 8, 9  # the convolution's result, the same; N channels, padded
-STRIDE, LAST, POOL, SIDE = 10, 11, 12, 13  # flags; SIDE: it has a shortcut
-P, S, SIDE_P, SIDE_S, SIDE_Z = 14, 15, 16, 17, 18  # parameters, statistics of the branches, the shortcut's result
-COLUMNS = 19
-
-
-@leaf
-def _branch_size(size, c, n):
-    """Numbers of a branch's weight [size, size, c, n], then bias, gamma, beta [n]."""
-    return size * size * c * n + 3 * n
+ZP, ZH, ZW, N = 5, 6, 7, 8  # the convolutions' results, the same; N channels, padded
+STRIDE, LAST, POOL, SIDE = 9, 10, 11, 12  # flags; SIDE: a second branch, the shortcut
+COLUMNS = 13
+# A row of `branches` int64 [L, 2, 6] for each convolution with its BatchNorm. Constants among the arguments would each
+# be compiled anew.
+SIZE, Z, P, S = 0, 1, 2, 3  # 3 or 1; where its result, its parameters and its statistics start
+ITEM, OUT = 4, 5  # its place in the streams and in the result
 
 
 @jit
 def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
-    """(plan, numbers of parameters, statistics and images, of the largest window row and input with a gradient)."""
+    """(plan, branches, numbers of parameters, statistics, images, a window's rows and the largest input's gradient)."""
     layers = len(sizes) - 2
-    plan = np.zeros((layers + 1, COLUMNS), np.int64)
-    parameters, statistics, end, window, largest = 0, 0, 0, 0, 0
+    plan, branches = np.zeros((layers + 1, COLUMNS), np.int64), np.zeros((layers, 2, 6), np.int64)
+    item, out, parameters, statistics, end, window, largest = 0, 0, 0, 0, 0, 0, 0
     for k in range(layers + 1):
         u = plan[k]
         u[H], u[W], u[C] = height, width, padded(sizes[k]) if k > 0 else sizes[0]
@@ -70,18 +67,23 @@ def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
         u[STRIDE], u[LAST], u[POOL], u[SIDE] = strides[k], norm_last[k], pools[k], shortcuts[k]
         height, width = (height - 1) // strides[k] + 1, (width - 1) // strides[k] + 1
         u[ZH], u[ZW], u[N] = height, width, padded(sizes[k + 1])
-        u[Z], u[ZP] = end, pitch(width * u[N])
-        size = height * batch * u[ZP]
-        end, window = end + size, max(window, 2 * width * u[N])
-        u[P], u[S] = parameters, statistics
-        parameters, statistics = parameters + _branch_size(3, u[C], u[N]), statistics + STATISTICS * u[N]
-        if shortcuts[k]:
-            u[SIDE_P], u[SIDE_S], u[SIDE_Z] = parameters, statistics, end
-            parameters, statistics = parameters + _branch_size(1, u[C], u[N]), statistics + STATISTICS * u[N]
-            end += size
+        u[ZP], window = pitch(width * u[N]), max(window, 2 * width * u[N])
+        for side in range(1 + shortcuts[k]):
+            t, area = branches[k, side], 1 if side else 9
+            t[SIZE], t[Z], t[P], t[S] = 1 if side else 3, end, parameters, statistics
+            t[ITEM], t[OUT] = item, out
+            item, out = item + 6, out + (area * sizes[k] + 5) * sizes[k + 1]
+            end, statistics = end + height * batch * u[ZP], statistics + STATISTICS * u[N]
+            parameters += (area * u[C] + 3) * u[N]
         if pools[k]:
             height, width = height // 2, width // 2
-    return plan, parameters, statistics, end, window, largest
+    return plan, branches, item, out, parameters, statistics, end, window, largest
+
+
+@leaf
+def _bias(u, t):
+    """Where a branch's bias starts: its weight [size, size, C, N] is before it, gamma and beta behind."""
+    return t[P] + t[SIZE] * t[SIZE] * u[C] * u[N]
 
 
 @leaf
@@ -104,23 +106,27 @@ def _load_images(x, rows, chosen, scale, shift, shape, crops, pad, images, xp):
 
 
 @leaf
-def _branch(u, size, at_p, at_s, at_z, p, s, images, batch, slope, training):
+def _branch(u, t, p, s, images, batch, slope, training):
     """A convolution of a unit's input and the statistics of its BatchNorm."""
-    n, zp, w, last = u[N], u[ZP], u[ZW], u[LAST]
-    bias = at_p + size * size * u[C] * n
+    n, zp, w, at_s, bias = u[N], u[ZP], u[ZW], t[S], _bias(u, t)
+    nothing = at_s + NOTHING * n
     reset(s, at_s, n)
     for i in range(u[ZH]):
-        convolve_row(i, images, u[X], u[XP], u[H], u[W], u[C], batch, p, at_p, size, u[STRIDE], images, at_z, zp, n)
-        row = at_z + i * batch * zp
-        if last:
+        convolve_row(i, images, u[X], u[XP], u[H], u[W], u[C], batch, p, t[P], t[SIZE], u[STRIDE], images, t[Z], zp, n)
+        row = t[Z] + i * batch * zp
+        if u[LAST]:
             bend_row(images, row, zp, batch, w, n, p, bias, slope)
-        if training and i == 0:
-            moments(images, row, NOTHING, images, row, NOTHING, zp, batch, w, n, s, at_s)
-            centre(s, at_s, n, batch * w)
         if training:
-            moments(images, row, CENTRE, images, row, CENTRE, zp, batch, w, n, s, at_s)
+            if i == 0:
+                for b in range(batch):
+                    at = row + b * zp
+                    moments(images, at, nothing, images, at, nothing, w, n, s, at_s)
+                centre(s, at_s, n, batch * w)
+            for b in range(batch):
+                at, middle = row + b * zp, at_s + CENTRE * n
+                moments(images, at, middle, images, at, middle, w, n, s, at_s)
             fold(s, at_s, n)
-    met, met_at = (s, at_s + NOTHING * n) if last else (p, bias)
+    met, met_at = (s, nothing) if u[LAST] else (p, bias)
     if training:
         finish_statistics(s, at_s, met, met_at, n, u[ZH] * batch * w)
     else:
@@ -129,20 +135,83 @@ def _branch(u, size, at_p, at_s, at_z, p, s, images, batch, slope, training):
 
 
 @leaf
-def _beta(u, size, at_p):
-    return at_p + size * size * u[C] * u[N] + 2 * u[N]
+def _forward(plan, branches, slopes, p, s, images, batch, training):
+    for k in range(len(slopes)):
+        u, to, slope = plan[k], plan[k + 1], slopes[k]
+        for side in range(1 + u[SIDE]):
+            _branch(u, branches[k, side], p, s, images, batch, slope, training)
+        main, other = branches[k, 0], branches[k, 1]
+        outputs(images, main[Z], main[S], _bias(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
+                _bias(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch, np.float32(1) if u[LAST] else slope,
+                u[POOL], images, to[X], to[XP])  # fmt: skip
 
 
 @leaf
-def _forward(plan, slopes, p, s, images, batch, training):
-    for k in range(len(slopes)):
-        u, to = plan[k], plan[k + 1]
-        _branch(u, 3, u[P], u[S], u[Z], p, s, images, batch, slopes[k], training)
-        if u[SIDE]:
-            _branch(u, 1, u[SIDE_P], u[SIDE_S], u[SIDE_Z], p, s, images, batch, slopes[k], training)
-        outputs(images, u[Z], u[S], _beta(u, 3, u[P]), u[SIDE], u[SIDE_Z], u[SIDE_S], _beta(u, 1, u[SIDE_P]), s, p,
-                u[ZP], u[ZH], u[ZW], u[N], batch, np.float32(1) if u[LAST] else slopes[k], u[POOL], images, to[X],
-                to[XP])  # fmt: skip
+def _window(i, b, u, unit, slope, p, s, images, batch, g, yp, out):
+    main, other = unit[0], unit[1]
+    window_gradient(i, b, images, main[Z], main[S], _bias(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
+                    _bias(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch,
+                    np.float32(1) if u[LAST] else slope, u[POOL], g, yp, out)  # fmt: skip
+
+
+@leaf
+def _affine(u, unit, slope, p, s, d, images, batch, g, yp, windows):
+    """The gradients of gamma and beta of a unit's branches."""
+    n, w, step = u[N], u[ZW], 1 + u[POOL]
+    for side in range(1 + u[SIDE]):
+        reset(s, unit[side, S], n)
+    for i in range(0, u[ZH], step):
+        for b in range(batch):
+            _window(i, b, u, unit, slope, p, s, images, batch, g, yp, windows)
+            for row in range(min(step, u[ZH] - i)):
+                for side in range(1 + u[SIDE]):
+                    at, at_s = unit[side, Z] + ((i + row) * batch + b) * u[ZP], unit[side, S]
+                    moments(windows, row * w * n, at_s + NOTHING * n, images, at, at_s + MEAN * n, w, n, s, at_s)
+        for side in range(1 + u[SIDE]):
+            fold(s, unit[side, S], n)
+    for side in range(1 + u[SIDE]):
+        bias = _bias(u, unit[side])
+        affine_gradient(s, unit[side, S], n, d, bias + n, bias + 2 * n)
+
+
+@leaf
+def _unit_backward(u, unit, slope, p, s, d, images, batch, g, yp, windows, turned, at_input, below):
+    """The gradients of a unit's parameters, and into at_input, where `below`, that at its input.
+
+    Row by row, so that a row of z, then of its gradient, is used while it is in the cache.
+    """
+    n, w, zp, step, bend = u[N], u[ZW], u[ZP], 1 + u[POOL], slope if u[LAST] else np.float32(1)
+    count, main = u[ZH] * w * batch, unit[0]
+    _affine(u, unit, slope, p, s, d, images, batch, g, yp, windows)
+    if below:
+        at_input[: u[H] * batch * u[XP]] = 0
+        for side in range(1 + u[SIDE]):
+            _turn(p, unit[side, P], unit[side, SIZE], u[C], n, turned, side * 9 * u[C] * n)
+    reset(s, main[S], n)
+    for i in range(0, u[ZH], step):
+        rows = min(step, u[ZH] - i)
+        for b in range(batch):
+            _window(i, b, u, unit, slope, p, s, images, batch, g, yp, windows)
+            for row in range(rows):
+                for side in range(1 + u[SIDE]):
+                    at, gamma = unit[side, Z] + ((i + row) * batch + b) * zp, _bias(u, unit[side]) + n
+                    normalise_backward(images, at, unit[side, S], s, d, gamma, gamma + n, windows, row * w * n, w, n,
+                                       count, bend)  # fmt: skip
+                if u[LAST]:
+                    at, nothing = main[Z] + ((i + row) * batch + b) * zp, main[S] + NOTHING * n
+                    moments(images, at, nothing, images, at, nothing, w, n, s, main[S])
+        fold(s, main[S], n)
+        for row in range(i, i + rows):
+            for side in range(1 + u[SIDE]):
+                t = unit[side]
+                weight_gradient_row(row, images, u[X], u[XP], u[H], u[W], u[C], batch, images, t[Z], zp, n, t[SIZE],
+                                    u[STRIDE], d, t[P])  # fmt: skip
+                if below:
+                    data_gradient_row(row, images, t[Z], zp, n, turned, side * 9 * u[C] * n, t[SIZE], u[STRIDE],
+                                      at_input, u[XP], u[H], u[W], u[C], batch)  # fmt: skip
+    bias = _bias(u, main)
+    for c in range(n):
+        d[bias + c] = s[main[S] + FIRST * n + c]
 
 
 @leaf
@@ -153,90 +222,12 @@ def _turn(p, at, size, c, n, turned, to):
 
 
 @leaf
-def _window(i, b, u, slope, p, s, images, batch, g, yp, out):
-    window_gradient(i, b, images, u[Z], u[S], _beta(u, 3, u[P]), u[SIDE], u[SIDE_Z], u[SIDE_S], _beta(u, 1, u[SIDE_P]),
-                    s, p, u[ZP], u[ZH], u[ZW], u[N], batch, np.float32(1) if u[LAST] else slope, u[POOL], g, yp,
-                    out)  # fmt: skip
-
-
-@leaf
-def _affine(u, slope, p, s, d, images, batch, g, yp, windows):
-    """The gradients of gamma and beta of a unit's branches."""
-    n, w, step = u[N], u[ZW], 1 + u[POOL]
-    reset(s, u[S], n)
-    if u[SIDE]:
-        reset(s, u[SIDE_S], n)
-    for i in range(0, u[ZH], step):
-        for b in range(batch):
-            _window(i, b, u, slope, p, s, images, batch, g, yp, windows)
-            for row in range(min(step, u[ZH] - i)):
-                at = ((i + row) * batch + b) * u[ZP]
-                moments(windows, row * w * n, NOTHING, images, u[Z] + at, MEAN, 0, 1, w, n, s, u[S])
-                if u[SIDE]:
-                    moments(windows, row * w * n, NOTHING, images, u[SIDE_Z] + at, MEAN, 0, 1, w, n, s, u[SIDE_S])
-        fold(s, u[S], n)
-        if u[SIDE]:
-            fold(s, u[SIDE_S], n)
-    affine_gradient(s, u[S], n, d, _beta(u, 3, u[P]) - n, _beta(u, 3, u[P]))
-    if u[SIDE]:
-        affine_gradient(s, u[SIDE_S], n, d, _beta(u, 1, u[SIDE_P]) - n, _beta(u, 1, u[SIDE_P]))
-
-
-@leaf
-def _convolution_backward(i, u, size, at_p, at_z, d, images, batch, turned, at_input, below):
-    """Row i's part of a weight's gradient, and of that at the unit's input where it has one."""
-    weight_gradient_row(i, images, u[X], u[XP], u[H], u[W], u[C], batch, images, at_z, u[ZP], u[N], size, u[STRIDE], d,
-                        at_p)  # fmt: skip
-    if below:
-        data_gradient_row(i, images, at_z, u[ZP], u[N], turned, size, u[STRIDE], at_input, u[XP], u[H], u[W], u[C],
-                          batch)  # fmt: skip
-
-
-@leaf
-def _unit_backward(u, slope, p, s, d, images, batch, g, yp, windows, turned, at_input, below):
-    """The gradients of a unit's parameters, and into at_input that at its input where it has one.
-
-    Row by row, so that a row of z, then of its gradient, is used while it is in the cache.
-    """
-    n, w, step, count, bend = u[N], u[ZW], 1 + u[POOL], u[ZH] * u[ZW] * batch, slope if u[LAST] else np.float32(1)
-    side_turned = turned[9 * u[C] * n :]
-    _affine(u, slope, p, s, d, images, batch, g, yp, windows)
-    if below:
-        at_input[: u[H] * batch * u[XP]] = 0
-        _turn(p, u[P], 3, u[C], n, turned, 0)
-        if u[SIDE]:
-            _turn(p, u[SIDE_P], 1, u[C], n, side_turned, 0)
-    reset(s, u[S], n)
-    for i in range(0, u[ZH], step):
-        rows = min(step, u[ZH] - i)
-        for b in range(batch):
-            _window(i, b, u, slope, p, s, images, batch, g, yp, windows)
-            for row in range(rows):
-                at, beta = ((i + row) * batch + b) * u[ZP], _beta(u, 3, u[P])
-                normalise_backward(images, u[Z] + at, u[S], s, d, beta - n, beta, windows, row * w * n, w, n, count,
-                                   bend)  # fmt: skip
-                if u[LAST]:
-                    moments(images, u[Z] + at, NOTHING, images, u[Z] + at, NOTHING, 0, 1, w, n, s, u[S])
-                if u[SIDE]:
-                    beta = _beta(u, 1, u[SIDE_P])
-                    normalise_backward(images, u[SIDE_Z] + at, u[SIDE_S], s, d, beta - n, beta, windows, row * w * n, w,
-                                       n, count, bend)  # fmt: skip
-        fold(s, u[S], n)
-        for row in range(i, i + rows):
-            _convolution_backward(row, u, 3, u[P], u[Z], d, images, batch, turned, at_input, below)
-            if u[SIDE]:
-                _convolution_backward(row, u, 1, u[SIDE_P], u[SIDE_Z], d, images, batch, side_turned, at_input, below)
-    for c in range(n):
-        d[u[P] + 9 * u[C] * n + c] = s[u[S] + FIRST * n + c]
-
-
-@leaf
-def _backward(plan, slopes, p, s, d, images, batch, gradients, windows, turned):
+def _backward(plan, branches, slopes, p, s, d, images, batch, gradients, windows, turned):
     """Every unit's gradients into d, from the gradient at the last output in the first half of `gradients`."""
     here, there = 0, len(gradients) // 2
     for k in range(len(slopes) - 1, -1, -1):
-        _unit_backward(plan[k], slopes[k], p, s, d, images, batch, gradients[here:], plan[k + 1, XP], windows, turned,
-                       gradients[there:], k > 0)  # fmt: skip
+        _unit_backward(plan[k], branches[k], slopes[k], p, s, d, images, batch, gradients[here:], plan[k + 1, XP],
+                       windows, turned, gradients[there:], k > 0)  # fmt: skip
         here, there = there, here
 
 
@@ -288,36 +279,38 @@ def _step(p, d, v, lr, momentum, decay):
 
 
 @jit
-def _draw(p, at, size, c, ld, n_out, n, key, item):
-    """A branch's weight, drawn as [c, size, size, n_out] and kept as [size, size, ld, n], and its bias; gamma is 1."""
-    seed, task, repeat = key
-    bound = np.float32(1 / math.sqrt(size * size * c))
-    draw = philox.uniform(size * size * c * n_out, bound, seed, task, repeat, philox.INIT, item)
+def _draw(p, s, u, t, c, n_out, seed, task, repeat):
+    """A branch's weight, drawn as [c, size, size, n_out] and kept as [size, size, C, N], and its bias; gamma is 1."""
+    area, n, at, bias = t[SIZE] * t[SIZE], u[N], t[P], _bias(u, t)
+    bound = np.float32(1 / math.sqrt(area * c))
+    draw = philox.uniform(area * c * n_out, bound, seed, task, repeat, philox.INIT, t[ITEM])
     for i in range(c):
-        for q in range(size * size):
-            to, start = at + (q * ld + i) * n, (i * size * size + q) * n_out
+        for q in range(area):
+            to, start = at + (q * u[C] + i) * n, (i * area + q) * n_out
             p[to : to + n_out] = draw[start : start + n_out]
-    bias = at + size * size * ld * n
-    p[bias : bias + n_out] = philox.uniform(n_out, bound, seed, task, repeat, philox.INIT, item + 1)
+    p[bias : bias + n_out] = philox.uniform(n_out, bound, seed, task, repeat, philox.INIT, t[ITEM] + 1)
     p[bias + n : bias + n + n_out] = 1
+    s[t[S] + RUNNING_VARIANCE * n : t[S] + RUNNING_VARIANCE * n + n_out] = 1
 
 
-@jit
-def _export(p, s, at, at_s, size, c, ld, n_out, n, out, to):
-    """A branch's parameters as declared, into out[to:]; returns where the next one starts."""
+@leaf
+def _copy(source, target):
+    for i in range(len(target)):
+        target[i] = source[i]
+
+
+@leaf
+def _export(p, s, u, t, c, n_out, out):
+    """A branch's parameters as declared, into out[t[OUT] :]."""
+    area, n, bias, to = t[SIZE] * t[SIZE], u[N], _bias(u, t), t[OUT]
     for i in range(c):
-        for q in range(size * size):
-            start = at + (q * ld + i) * n
-            out[to : to + n_out] = p[start : start + n_out]
+        for q in range(area):
+            _copy(p[t[P] + (q * u[C] + i) * n :], out[to : to + n_out])
             to += n_out
-    bias = at + size * size * ld * n
     for part in range(3):
-        out[to : to + n_out] = p[bias + part * n : bias + part * n + n_out]
-        to += n_out
-    for row in (RUNNING_MEAN, RUNNING_VARIANCE):
-        out[to : to + n_out] = s[at_s + row * n : at_s + row * n + n_out]
-        to += n_out
-    return to
+        _copy(p[bias + part * n :], out[to + part * n_out : to + (part + 1) * n_out])
+    for row in range(2):
+        _copy(s[t[S] + (RUNNING_MEAN + row) * n :], out[to + (3 + row) * n_out : to + (4 + row) * n_out])
 
 
 @jit
@@ -331,36 +324,29 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     momentum, decay = np.float32(momentum), np.float32(weight_decay)
     batch_size = min(batch_size, max(n, len(test_rows), 1))
     b_pad = padded(batch_size)
-    plan, head, statistics, end, window, largest = _plan(
+    plan, branches, item, out, head, statistics, end, window, largest = _plan(
         sizes, strides, norm_last, pools, shortcuts, shape[1], shape[2], batch_size
     )
-    last = plan[layers]
-    count = head + classes * last[C] + padded(classes)
+    last, width = plan[layers], sizes[layers]
+    bias = head + classes * last[C]
+    count = bias + padded(classes)
     p, v, d, s = zeros(count), zeros(count), zeros(count), zeros(statistics)
     images, gradients, windows = zeros(end), zeros(2 * largest), zeros(window)
     features, logits, gradient = zeros(batch_size * last[C]), zeros(classes * b_pad), zeros(classes * b_pad)
     top, norm, own = zeros(b_pad), zeros(b_pad), zeros(b_pad)
     products, losses = np.ones(b_pad), np.zeros(b_pad)
 
-    key, item, total_size, widest = (seed, task, repeat), 0, 0, 0
+    widest = 0
     for k in range(layers):
-        u = plan[k]
-        widest = max(widest, 10 * u[C] * u[N] if k > 0 else 0)
-        for branch in range(1 + u[SIDE]):
-            size, at, at_s = (3, u[P], u[S]) if branch == 0 else (1, u[SIDE_P], u[SIDE_S])
-            _draw(p, at, size, sizes[k], u[C], sizes[k + 1], u[N], key, item)
-            s[at_s + RUNNING_VARIANCE * u[N] : at_s + RUNNING_VARIANCE * u[N] + sizes[k + 1]] = 1
-            item += 6
-            total_size += size * size * sizes[k] * sizes[k + 1] + 5 * sizes[k + 1]
-    turned, width = zeros(widest), sizes[-2]
-    bound = np.float32(1 / math.sqrt(width))
+        widest = max(widest, 10 * plan[k, C] * plan[k, N] if k > 0 else 0)
+        for side in range(1 + shortcuts[k]):
+            _draw(p, s, plan[k], branches[k, side], sizes[k], sizes[k + 1], seed, task, repeat)
+    turned, bound = zeros(widest), np.float32(1 / math.sqrt(width))
     draw = philox.uniform(width * classes, bound, seed, task, repeat, philox.INIT, item)
     for i in range(width):
         for k in range(classes):
             p[head + k * last[C] + i] = draw[i * classes + k]
-    bias = head + classes * last[C]
     p[bias : bias + classes] = philox.uniform(classes, bound, seed, task, repeat, philox.INIT, item + 1)
-    total_size += (width + 1) * classes
 
     loss_curve = np.zeros(epochs)
     crops = np.zeros((1, 3), np.int64)
@@ -373,12 +359,12 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             chosen = order[start : start + batch_size]
             batch = len(chosen)
             _load_images(x, train_rows, chosen, scale, shift, shape, crops, pad, images, plan[0, XP])
-            _forward(plan, slopes, p, s, images, batch, True)
+            _forward(plan, branches, slopes, p, s, images, batch, epoch < epochs)
             _head(last, images, batch, p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, train_labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             d[:] = 0
             _head_backward(last, batch, p, d, head, classes, features, gradient, b_pad, gradients)
-            _backward(plan, slopes, p, s, d, images, batch, gradients, windows, turned)
+            _backward(plan, branches, slopes, p, s, d, images, batch, gradients, windows, turned)
             _step(p, d, v, lr[epoch], momentum, decay)
             undrained += 1
             if undrained == DRAIN or start + batch_size >= n:
@@ -392,8 +378,8 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         total, hits = 0.0, 0
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
-            _load_images(x, rows, chosen, scale, shift, shape, crops, -1, images, plan[0, XP])
-            _forward(plan, slopes, p, s, images, len(chosen), False)
+            _load_images(x, rows, chosen, scale, shift, shape, crops, min(pad, -1), images, plan[0, XP])
+            _forward(plan, branches, slopes, p, s, images, len(chosen), split < 0)
             _head(last, images, len(chosen), p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             total += drain(products, losses)
@@ -401,15 +387,12 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         if len(rows) > 0:
             record[2 * split], record[2 * split + 1] = total / len(rows), hits / len(rows)
 
-    parameters, at = np.empty(total_size, np.float32), 0
+    parameters = np.empty(out + (width + 1) * classes, np.float32)
     for k in range(layers):
-        u = plan[k]
-        at = _export(p, s, u[P], u[S], 3, sizes[k], u[C], sizes[k + 1], u[N], parameters, at)
-        if u[SIDE]:
-            at = _export(p, s, u[SIDE_P], u[SIDE_S], 1, sizes[k], u[C], sizes[k + 1], u[N], parameters, at)
+        for side in range(1 + shortcuts[k]):
+            _export(p, s, plan[k], branches[k, side], sizes[k], sizes[k + 1], parameters)
     for i in range(width):
         for k in range(classes):
-            parameters[at] = p[head + k * last[C] + i]
-            at += 1
-    parameters[at:] = p[bias : bias + classes]
+            parameters[out + i * classes + k] = p[head + k * last[C] + i]
+    parameters[out + width * classes :] = p[bias : bias + classes]
     return parameters, loss_curve, record

@@ -65,13 +65,13 @@ def weight_gradient_row(i, x, xo, xp, h, w, c, batch, dz, zo, zp, n, size, strid
 
 
 @leaf
-def data_gradient_row(i, dz, zo, zp, n, turned, size, stride, dx, xp, h, w, c, batch):
-    """dx[h, batch, w c] += the gradient at x from row i of dz; turned: the weights as [size, n, size c]."""
+def data_gradient_row(i, dz, zo, zp, n, turned, to, size, stride, dx, xp, h, w, c, batch):
+    """dx[h, batch, w c] += the gradient at x from row i of dz; turned[to:]: the weights as [size, n, size c]."""
     edge, w_out = size // 2, (w - 1) // stride + 1
     top = i * stride - edge
     for p in range(max(0, -top), min(size, h - top)):
         for j in range(w_out):
             left = j * stride - edge
             q0, q1 = max(0, -left), min(size, w - left)
-            multiply_add(dz, zo + i * batch * zp + j * n, zp, 1, turned, p * n * size * c + q0 * c, size * c, dx,
-                         (top + p) * batch * xp + (left + q0) * c, xp, batch, (q1 - q0) * c, n, 0)  # fmt: skip
+            multiply_add(dz, zo + i * batch * zp + j * n, zp, 1, turned, to + p * n * size * c + q0 * c, size * c,
+                         dx, (top + p) * batch * xp + (left + q0) * c, xp, batch, (q1 - q0) * c, n, 0)  # fmt: skip

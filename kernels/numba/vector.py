@@ -1,5 +1,7 @@
 """Vectors of LANES float32 numbers as values in compiled code, for loops that the compiler would not vectorise."""
 
+from typing import Any
+
 from numba import types
 from numba.extending import intrinsic, models, register_model
 
@@ -20,8 +22,7 @@ class _Model(models.PrimitiveModel):
         super().__init__(manager, kind, _VEC)
 
 
-@intrinsic
-def load(typingctx, x, at):
+def _at(typingctx, x, at):
     """x[at : at + LANES]."""
 
     def codegen(context, builder, signature, args):
@@ -29,6 +30,9 @@ def load(typingctx, x, at):
         return _load(builder, _pointer(context, builder, signature.args[0], x, at))
 
     return VECTOR(x, at), codegen
+
+
+load: Any = intrinsic(_at)
 
 
 @intrinsic
