@@ -56,7 +56,7 @@ def unit_backward(x, cache, gradient, branches, slope, stride, norm_last, pool):
     return dx, d_branches
 
 
-def forward(x, units, head, slopes, strides, norm_last, pools, training):
+def forward(x, training, units, head, slopes, strides, norm_last, pools):
     """(logits [B, C], the input of every unit and of the mean pool, every unit's cache)."""
     inputs, caches = [x], []
     for unit in zip(units, slopes, strides, norm_last, pools, strict=True):
@@ -109,7 +109,7 @@ def evaluate(x, rows, labels, shape, scale, shift, net):
     """(mean loss, accuracy) over rows of x, by the running statistics; nan where there are none."""
     if len(rows) == 0:
         return np.nan, np.nan
-    logits = forward(images(x, rows, scale, shift, shape, None, 0), *net, training=False)[0]
+    logits = forward(images(x, rows, scale, shift, shape, None, 0), False, *net)[0]
     return cross_entropy(logits, labels)[0].mean(), (logits.argmax(axis=1) == labels).mean()
 
 
@@ -136,7 +136,8 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
             crop = crops[chosen] if crops is not None else None
-            logits, inputs, caches = forward(images(x, train_rows[chosen], scale, shift, shape, crop, pad), *net, True)
+            batch_images = images(x, train_rows[chosen], scale, shift, shape, crop, pad)
+            logits, inputs, caches = forward(batch_images, True, *net)
             loss, gradient = cross_entropy(logits, train_labels[chosen])
             loss_curve[epoch] += loss.sum() / n
             d_units, d_head = backward(inputs, caches, gradient, *net)

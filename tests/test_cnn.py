@@ -175,9 +175,9 @@ def test_gradients_by_finite_differences(name):
             state[:2] += rng.standard_normal(state[:2].shape) / 3
 
     def loss():
-        return mlp.cross_entropy(cnn.forward(x, *net, training=True)[0], labels)[0].mean()
+        return mlp.cross_entropy(cnn.forward(x, True, *net)[0], labels)[0].mean()
 
-    logits, inputs, caches = cnn.forward(x, *net, training=True)
+    logits, inputs, caches = cnn.forward(x, True, *net)
     d_units, d_head = cnn.backward(inputs, caches, mlp.cross_entropy(logits, labels)[1], *net)
     arrays = {f"unit {k}, branch {i}, {part}": (unit[i][j] if j < 2 else unit[i][2][:2], d_unit[i][j])
               for k, (unit, d_unit) in enumerate(zip(units, d_units, strict=True))

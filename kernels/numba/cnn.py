@@ -43,8 +43,7 @@ X, XP, H, W, C = 0, 1, 2, 3, 4  # the input: where it starts, numbers a row, hei
 ZP, ZH, ZW, N = 5, 6, 7, 8  # the convolutions' results, the same; N channels, padded
 STRIDE, LAST, POOL, SIDE = 9, 10, 11, 12  # flags; SIDE: a second branch, the shortcut
 COLUMNS = 13
-# A row of `branches` int64 [L, 2, 6] for each convolution with its BatchNorm. Constants among the arguments would each
-# be compiled anew.
+# A row of `branches` int64 [L, 2, 6] for each convolution with its BatchNorm.
 SIZE, Z, P, S = 0, 1, 2, 3  # 3 or 1; where its result, its parameters and its statistics start
 ITEM, OUT = 4, 5  # its place in the streams and in the result
 
@@ -359,7 +358,7 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             chosen = order[start : start + batch_size]
             batch = len(chosen)
             _load_images(x, train_rows, chosen, scale, shift, shape, crops, pad, images, plan[0, XP])
-            _forward(plan, branches, slopes, p, s, images, batch, epoch < epochs)
+            _forward(plan, branches, slopes, p, s, images, batch, epochs > 0)
             _head(last, images, batch, p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, train_labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             d[:] = 0
@@ -371,15 +370,15 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
                 total, undrained = total + drain(products, losses), 0
         loss_curve[epoch] = total / n
 
-    record = np.full(4, np.nan)
+    record, training, whole = np.full(4, np.nan), epochs < 0, min(pad, -1)  # constants would each be compiled anew
     for split in range(2):
         rows, labels = (train_rows, train_labels) if split == 0 else (test_rows, test_labels)
         everything = np.arange(len(rows))
         total, hits = 0.0, 0
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
-            _load_images(x, rows, chosen, scale, shift, shape, crops, min(pad, -1), images, plan[0, XP])
-            _forward(plan, branches, slopes, p, s, images, len(chosen), split < 0)
+            _load_images(x, rows, chosen, scale, shift, shape, crops, whole, images, plan[0, XP])
+            _forward(plan, branches, slopes, p, s, images, len(chosen), training)
             _head(last, images, len(chosen), p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             total += drain(products, losses)
