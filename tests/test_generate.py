@@ -108,6 +108,70 @@ def test_residual_networks_are_the_same_bits_alone_and_untrained(residual):
         np.testing.assert_array_equal(array, never.parameters[name], err_msg=name)
 
 
+CONVOLUTIONAL = wsfast.Recipe(lr=0.05, batch_size=16, epochs=6, decay_epochs=(4,), pad=2)
+
+
+@pytest.fixture(scope="module")
+def image_tasks():
+    """Four tasks of two classes: images 3x16x16 of noise around a pattern of their class."""
+    rng = np.random.default_rng(16)
+    y = np.arange(240) % 4
+    patterns = rng.integers(0, 256, (4, 3, 4, 4)).repeat(4, axis=2).repeat(4, axis=3)
+    x = (patterns[y] + rng.integers(0, 256, (240, 3, 16, 16))) // 2
+    return wsfast.tasks(x.astype(np.uint8), y, groups=[(0, 1), (1, 2), (2, 3), (3, 0)])
+
+
+@pytest.fixture(scope="module")
+def plain(image_tasks):
+    return wsfast.generate("plainnet5", image_tasks, repeats=5, width=4, recipe=CONVOLUTIONAL, progress=False)
+
+
+def test_convolutional_networks_learn_and_are_what_torch_computes(plain, image_tasks):
+    import torch
+
+    assert not plain.diverged.any()
+    assert plain.records["train_accuracy"].mean() > 0.9
+    assert (plain.records["loss_curve"][:, -1] < plain.records["loss_curve"][:, 0]).all()
+    for i in (0, 6, 14):
+        task = image_tasks[int(plain.labels[i])]
+        with torch.no_grad():
+            logits = plain.to_torch(i)(torch.from_numpy(image_tasks.inputs(task.test_rows)))
+        labels = torch.from_numpy(task.test_labels)
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        assert plain.records["test_loss"][i] == pytest.approx(loss, rel=1e-4)
+        assert plain.records["test_accuracy"][i] == (logits.argmax(1) == labels).double().mean().item()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_convolutional_networks_are_the_same_bits_alone_and_untrained(plain, image_tasks, threads):
+    few = wsfast.generate(
+        "plainnet5", image_tasks, repeats=2, width=4, recipe=CONVOLUTIONAL, threads=threads, progress=False
+    )
+    same_bits(few, plain[plain.repeats < 2])
+    none = replace(CONVOLUTIONAL, epochs=0)
+    never = wsfast.generate("plainnet5", image_tasks, repeats=5, width=4, recipe=none, progress=False)
+    for name, array in untrained(plain).parameters.items():
+        np.testing.assert_array_equal(array, never.parameters[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["plainnet5-text", "plainnet5-leaky", "resnet5"])
+def test_reference_backend_trains_the_same_convolutional_networks(name, image_tasks):
+    recipe = replace(CONVOLUTIONAL, epochs=1)
+    runs = [
+        wsfast.generate(name, image_tasks, repeats=1, width=2, recipe=recipe, backend=b, progress=False)
+        for b in ("numba", "reference")
+    ]
+    for key, want in runs[1].parameters.items():
+        np.testing.assert_allclose(runs[0].parameters[key], want, rtol=1e-4, atol=1e-5, err_msg=key)
+
+
+def test_a_study_of_convolutional_networks(plain):
+    result = wsfast.study(plain, permutations=0, progress=False).to_dict()
+    assert result["network"] == "plainnet5"
+    assert {c["chain"] for c in result["cells"]} == {1, 2, 3, 4}
+    assert {c["features"] for c in result["cells"]} == {"chain", "chain_unit", "raw", "statistics"}
+
+
 def test_augmented_images_train():
     images = np.random.default_rng(0).integers(0, 255, (60, 3, 8, 8)).astype(np.uint8)
     tasks = wsfast.tasks(images, np.arange(60) % 2)
@@ -164,9 +228,15 @@ def test_bad_input(four_tasks):
         generate(wsfast.network("mlp4", (5,), 2))
     with pytest.raises(ValueError, match=r"a declaration has its own"):
         generate(wsfast.network("mlp4", (1, 8, 8), 2), width=5)
+    letters = replace(wsfast.tasks(np.random.default_rng(0).random((8, 36)), np.arange(8) % 2), shape=(4, 9))
+    with pytest.raises(ValueError, match=r"gru2 is declared but cannot be trained yet"):
+        wsfast.generate("gru2", letters, repeats=1)
+    small = wsfast.tasks(np.zeros((8, 3, 15, 16), np.uint8), np.arange(8) % 2)
+    with pytest.raises(ValueError, match=r"plainnet5: images must be .* of 16x16 or more, got \(3, 15, 16\)"):
+        wsfast.generate("plainnet5", small, repeats=1)
     images = wsfast.tasks(np.zeros((8, 3, 16, 16), np.uint8), np.arange(8) % 2)
-    with pytest.raises(ValueError, match=r"trains fully connected networks .mlp4, resnet-mlp12., not plainnet5"):
-        wsfast.generate("plainnet5", images, repeats=1)
+    with pytest.raises(ValueError, match=r"plainnet5 takes \(1, 16, 16\) and gives 2 classes, the tasks have \(3, 16"):
+        wsfast.generate(wsfast.network("plainnet5", (1, 16, 16), 2), images, repeats=1)
     flat = wsfast.tasks(np.random.default_rng(0).random((8, 4)), np.arange(8) % 2)
     with pytest.raises(ValueError, match=r"random crops need images"):
         wsfast.generate("mlp4", flat, repeats=1, recipe=wsfast.Recipe(pad=4))

@@ -53,7 +53,7 @@ def test_sets_without_biases_cannot_be_trained_but_stored(matrices, four_tasks, 
     back = wsfast.WeightSet.open(zoo.save(tmp_path))
     assert back.network == zoo.network
     own = wsfast.tasks(np.zeros((30, 6), np.float32), np.arange(30) % 3, groups=[(0, 1, 2)])
-    with pytest.raises(ValueError, match="trains fully connected networks"):
+    with pytest.raises(ValueError, match="imported is declared but cannot be trained"):
         wsfast.generate(zoo.network, own, repeats=1)
 
 

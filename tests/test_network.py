@@ -6,7 +6,19 @@ import torch
 
 import wsfast
 from wsfast.chains import chain_width
-from wsfast.network import Layer, Network, batchnorm, fully_connected, linear, mlp, mlp_layers
+from wsfast.network import (
+    Layer,
+    Network,
+    Unit,
+    batchnorm,
+    cnn_layers,
+    conv,
+    convolutional,
+    fully_connected,
+    linear,
+    mlp,
+    mlp_layers,
+)
 from wsfast.weights import WeightSet
 
 ALL = {
@@ -16,6 +28,10 @@ ALL = {
     "resnet-mlp12": wsfast.network("resnet-mlp12", (1, 8, 8), 3, width=12),
     "sums": fully_connected((7,), 3, (5, 5, 3), (0.01, 0.0, 1.0, 0.0), (0, 1, 1, 1), (-1, 0, -1, 2)),
     "plainnet5": wsfast.network("plainnet5", (3, 16, 16), 4, width=3),
+    "plainnet5-text": wsfast.network("plainnet5-text", (3, 17, 19), 4, width=3),
+    "plainnet6": wsfast.network("plainnet6", (1, 33, 32), 2, width=2),
+    "plainnet5-leaky": wsfast.network("plainnet5-leaky", (3, 16, 16), 3, width=3),
+    "resnet5": wsfast.network("resnet5", (3, 9, 8), 4, width=3),
     "gru2": wsfast.network("gru2", (5, 11), 3, width=6),
 }
 
@@ -54,7 +70,7 @@ def test_permuting_groups_keeps_the_function_and_the_chains(name):
     other = permuted(zoo)
     assert outputs(zoo).std() > 0
     np.testing.assert_allclose(outputs(other), outputs(zoo), rtol=1e-9, atol=1e-12)
-    images = zoo.network.name == "plainnet5"  # the Gram of its fourth chain is large
+    images = cnn_layers(zoo.network) is not None  # the Gram of a fourth chain is large
     for chain in range(1, 4 if images else len(zoo.network.chains) + 1):
         for unit in (False, True):
             g = wsfast.chain_gram(zoo, chain, column_normalize=unit)
@@ -101,6 +117,14 @@ def test_the_papers_counts():
     plain = wsfast.network("plainnet5", (3, 32, 32), 4)
     assert plain.size == 390_404
     zoo = random_set(plain, 1)
+    resnet = wsfast.network("resnet5", (3, 32, 32), 4)
+    shortcuts = 32 * 64 + 64 * 128 + 128 * 256 + 3 * (64 + 128 + 256)
+    assert resnet.size == 390_404 + shortcuts
+    assert [p.name for p in resnet.chain(4)] == [f"conv{k}.weight" for k in range(1, 5)]
+    assert resnet.parameter("shortcut2.weight").axes == resnet.parameter("conv2.weight").axes
+    assert wsfast.network("plainnet6", (3, 32, 32), 4).size == 390_404 + 9 * 256 * 256 + 3 * 256
+    for name in ("plainnet5-text", "plainnet5-leaky"):
+        assert wsfast.network(name, (3, 32, 32), 4).size == 390_404
     assert [chain_width(zoo, k) for k in (1, 2, 3, 4)] == [27, 243, 2187, 19683]
     assert wsfast.network("gru2", (20, 58), 2).chains == (("gru1.weight_ih_l0",),)
 
@@ -179,6 +203,49 @@ def test_what_is_no_chain_of_linear_layers():
     assert layers(first, relu, second, Layer("add", "add", inputs=("b", "relu")), Layer("late", "relu")) is None
 
 
+def test_convolutional_networks_are_recognised():
+    found = {name: cnn_layers(net) for name, net in ALL.items()}
+    assert {name for name, layers in found.items() if layers} == {
+        "plainnet5",
+        "plainnet5-text",
+        "plainnet6",
+        "plainnet5-leaky",
+        "resnet5",
+    }
+    sizes, slopes, strides, norm_last, pools, shortcuts = found["plainnet5"]
+    assert sizes.tolist() == [3, 3, 6, 12, 24, 4]
+    assert (slopes == 0).all()
+    assert (strides == 1).all()
+    assert (norm_last == 0).all()
+    assert (pools == 1).all()
+    assert (shortcuts == 0).all()
+    assert (found["plainnet5-text"][3] == 1).all()
+    np.testing.assert_allclose(found["plainnet5-leaky"][1], [0.01] * 4)
+    assert found["plainnet6"][0].tolist() == [1, 2, 4, 8, 16, 16, 2]
+    sizes, slopes, strides, norm_last, pools, shortcuts = found["resnet5"]
+    assert strides.tolist() == [1, 2, 2, 2]
+    assert shortcuts.tolist() == [0, 1, 1, 1]
+    assert not pools.any()
+    assert {x.dtype for x in (sizes, strides, norm_last, pools, shortcuts)} == {np.dtype(np.int64)}
+
+
+def test_what_is_no_convolutional_network():
+    plain = convolutional((3, 8, 8), 2, [Unit(4), Unit(5, stride=2, shortcut=True, pool=True)])
+    assert cnn_layers(plain) is not None
+
+    def without(name, *instead):
+        layers = [x for layer in plain.layers for x in (instead if layer.name == name else (layer,))]
+        return cnn_layers(Network("test", (3, 8, 8), 2, tuple(layers), ()))
+
+    assert without("") is not None
+    for name in ("conv1", "bn1", "act1", "bn2", "shortcut2", "shortcut_bn2", "add2", "gap", "fc"):
+        assert without(name) is None, name
+    assert without("pool2") is not None
+    assert without("add2", Layer("add2", "add", inputs=("bn2", "act1"))) is None
+    assert without("shortcut2", conv("shortcut2", 4, 5, None, None, size=1, inputs=("act1",))) is None  # stride 1
+    assert without("shortcut2", conv("shortcut2", 4, 5, None, None, stride=2, inputs=("act1",))) is None  # 3x3
+
+
 def test_bad_input():
     with pytest.raises(ValueError, match=r"network must be one of mlp4, .*got 'resnet152'"):
         wsfast.network("resnet152", (8,), 2)
@@ -192,6 +259,13 @@ def test_bad_input():
         wsfast.network("plainnet5", (3, 8, 8), 2)
     with pytest.raises(ValueError, match=r"steps, alphabet"):
         wsfast.network("gru2", (8,), 2)
+    with pytest.raises(ValueError, match=r"plainnet6: images must be .* of 32x32 or more, got \(3, 32, 31\)"):
+        wsfast.network("plainnet6", (3, 32, 31), 2)
+    with pytest.raises(ValueError, match=r"resnet5: images must be \[channels, height, width\] of 1x1 or more"):
+        wsfast.network("resnet5", (8,), 2)
+    for units in ([Unit(4, shortcut=True)], [Unit(4), Unit(4, norm_last=True, shortcut=True)]):
+        with pytest.raises(ValueError, match=rf"unit {len(units)} has a shortcut, want a unit before it"):
+            convolutional((3, 8, 8), 2, units)
     for chain in (0, 4, "1", 1.0):
         with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4"):
             ALL["mlp4"].chain(chain)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 import wsfast
 from wsfast import storage
-from wsfast.network import NETWORKS
+from wsfast.network import NETWORKS, Unit, convolutional
 
 
 @pytest.fixture
@@ -60,9 +60,9 @@ def test_a_stored_set_serves_as_one_in_memory(zoo, stored):
 
 
 def test_every_declaration_comes_back_from_json():
-    shapes = {"plainnet5": (3, 16, 16), "gru2": (5, 9)}
-    for name in NETWORKS:
-        net = wsfast.network(name, shapes.get(name, (12,)), 3, 8)
+    shapes = {"gru2": (5, 9)}
+    named = [wsfast.network(name, shapes.get(name, (3, 32, 32)), 3, 8) for name in NETWORKS]
+    for net in (*named, convolutional((3, 8, 8), 2, [Unit(4), Unit(5, stride=2, shortcut=True)])):
         assert wsfast.Network.from_dict(json.loads(json.dumps(net.to_dict()))) == net
 
 

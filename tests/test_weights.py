@@ -89,6 +89,111 @@ def test_residual_networks_that_cannot_be_read_are_refused():
         WeightSet.from_torch([Blocks(), Blocks(4)])
 
 
+def small_cnn(conv=None, norm=None, act=None, pool=None, gap=None, channels=6, shape=(3, 5)):
+    """Two units of a torchvision-style Sequential, parts of the second replaced."""
+    torch.manual_seed(channels)
+    model = nn.Sequential(
+        nn.Sequential(nn.Conv2d(shape[0], shape[1], 3, padding=1, bias=False), nn.BatchNorm2d(shape[1]), nn.ReLU(True)),
+        conv or nn.Conv2d(shape[1], channels, 3, padding=1),
+        norm or nn.BatchNorm2d(channels),
+        act or nn.ReLU(),
+        pool or nn.MaxPool2d(2, 2),
+        nn.Dropout(),
+        gap or nn.AdaptiveAvgPool2d((1, 1)),
+        nn.Flatten(),
+        nn.Linear(channels, 4),
+    )
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d) and module.track_running_stats and module.affine:
+            for p in (module.weight, module.running_var):
+                nn.init.uniform_(p, 0.5, 2)
+            nn.init.normal_(module.running_mean)
+    return model
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"conv": nn.Conv2d(5, 6, 3, stride=2, padding=1), "pool": nn.Identity()},
+        {"norm": nn.ReLU(), "act": nn.BatchNorm2d(6)},
+        {"act": nn.LeakyReLU(0.3), "norm": nn.BatchNorm2d(6, affine=False)},
+    ],
+)
+def test_anyones_convolutional_networks_keep_their_outputs(changes):
+    model = small_cnn(**changes)
+    zoo = WeightSet.from_torch([model, model], labels=[1, 1])
+    assert zoo.network.input_shape == (3, 32, 32)
+    assert zoo.network.classes == 4
+    x = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        np.testing.assert_allclose(zoo.to_torch(1)(x), model.eval()(x), atol=1e-5)
+    assert wsfast.chain_gram(zoo, 2).shape == (2, 243, 243)
+
+
+@pytest.mark.parametrize("name", ["plainnet5", "plainnet5-text", "plainnet6", "plainnet5-leaky", "resnet5"])
+def test_convolutional_round_trip_through_torch(name):
+    net = wsfast.network(name, (3, 32, 32), 3, width=2)
+    rng = np.random.default_rng(net.size)
+    parameters = {p.name: rng.uniform(0.1, 0.9, (2, *p.shape)).astype(np.float32) for p in net.parameters}
+    zoo = WeightSet(net, parameters, np.zeros(2, np.int64), np.arange(2))
+    back = WeightSet.from_torch([zoo.to_torch(i) for i in range(2)])
+    for key, array in parameters.items():
+        np.testing.assert_array_equal(back.parameters[key], array, err_msg=key)
+    assert back.network.chains == net.chains
+    assert back.network.groups == net.groups
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"conv": nn.Conv2d(5, 6, 5, padding=2)}, r"layer '1' .Conv2d.: kernel_size \(5, 5\), want 3"),
+        ({"conv": nn.Conv2d(5, 6, 1)}, r"layer '1' .Conv2d.: kernel_size \(1, 1\), want 3"),
+        ({"conv": nn.Conv2d(5, 5, 3, padding=1, groups=5), "channels": 5}, r"layer '1' .Conv2d.: groups 5, want 1"),
+        ({"conv": nn.Conv2d(5, 6, 3, padding=2, dilation=2)}, r"layer '1' .Conv2d.: padding \(2, 2\), want 1"),
+        ({"conv": nn.Conv2d(5, 6, 3, padding=1, dilation=2)}, r"layer '1' .Conv2d.: dilation \(2, 2\), want 1"),
+        ({"conv": nn.Conv2d(5, 6, 3)}, r"layer '1' .Conv2d.: padding \(0, 0\), want 1"),
+        ({"conv": nn.Conv2d(5, 6, 3, padding=1, padding_mode="circular")}, r"padding_mode circular, want zeros"),
+        ({"conv": nn.Conv2d(5, 6, 3, stride=(1, 2), padding=1)}, r"layer '1' .Conv2d.: stride \(1, 2\), want 1"),
+        ({"conv": nn.Conv2d(7, 6, 3, padding=1)}, r"layer '1' .Conv2d.: in_channels 7, want 5"),
+        ({"norm": nn.BatchNorm2d(7)}, r"layer '2' .BatchNorm2d.: num_features 7, want 6"),
+        ({"norm": nn.BatchNorm2d(6, track_running_stats=False)}, r"layer '2' .*track_running_stats False, want True"),
+        ({"norm": nn.Identity()}, r"layer '4' .MaxPool2d.: it follows conv, act;"),
+        ({"act": nn.Tanh()}, r"layer '3' .Tanh.: it follows conv, batchnorm;"),
+        ({"pool": nn.MaxPool2d(3, 2)}, r"layer '4' .MaxPool2d.: kernel_size 3, want 2"),
+        ({"pool": nn.MaxPool2d(2, ceil_mode=True)}, r"layer '4' .MaxPool2d.: ceil_mode True, want False"),
+        ({"pool": nn.AvgPool2d(2)}, r"layer '4' .AvgPool2d.: it follows conv, batchnorm, act;"),
+        ({"gap": nn.AdaptiveAvgPool2d(2)}, r"layer '6' .AdaptiveAvgPool2d.: output_size 2, want 1"),
+        ({"gap": nn.Identity()}, r"layer '7' .Flatten.: it follows conv, batchnorm, act, maxpool;"),
+    ],
+)
+def test_convolutional_networks_that_cannot_be_read_are_refused(changes, why):
+    with pytest.raises(
+        ValueError, match=r"from_torch: model 1: cannot read " + (why if why.startswith("l") else ".*" + why)
+    ):
+        WeightSet.from_torch([small_cnn(), small_cnn(**changes)])
+
+
+def test_unfinished_and_unlike_convolutional_networks_are_refused():
+    with pytest.raises(ValueError, match=r"model 0 ends after maxpool; want AdaptiveAvgPool2d.1., Flatten, Linear"):
+        WeightSet.from_torch([nn.Sequential(*small_cnn()[:5])])
+    with pytest.raises(ValueError, match=r"layer '9' .ReLU.: it follows mean_pool, flatten, linear"):
+        WeightSet.from_torch([nn.Sequential(*small_cnn(), nn.ReLU())])
+    with pytest.raises(ValueError, match=r"model 1 has the shape 3-32-32-5-9-4, model 0 3-32-32-5-6-4"):
+        WeightSet.from_torch([small_cnn(), small_cnn(channels=9)])
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_cnn()
+
+        def forward(self, x):
+            return 2 * self.inner(x)
+
+    with pytest.raises(ValueError, match=r"model 0 does not compute what its layers say"):
+        WeightSet.from_torch([Doubled()])
+
+
 def test_what_cannot_be_read_is_refused():
     with pytest.raises(ValueError, match=r"at least one model"):
         WeightSet.from_torch([])

@@ -6,6 +6,7 @@ from types import ModuleType
 
 OPS = {  # op -> the file that holds it, in every backend
     "train_mlp": "mlp",
+    "train_cnn": "cnn",
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
@@ -18,7 +19,7 @@ PACKAGES = {
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-ONLY = {"triton": tuple(op for op in OPS if op != "dual_sgd")}  # a backend that has some of the ops
+LACKS = {"triton": ("train_cnn", "dual_sgd")}  # the ops that a backend does not have
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 
@@ -68,6 +69,6 @@ def missing(backend: str, device: str | None = None) -> str | None:
 def load(op: str, backend: str | None = None, device: str = "cpu") -> ModuleType:
     """The module that implements an op."""
     backend = choose(backend, device)
-    if op not in ONLY.get(backend, OPS):
+    if op in LACKS.get(backend, ()):
         raise ValueError(f"{op}: backend {backend} does not have it (backend=None runs it on the CPU)")
     return importlib.import_module(f"{PACKAGES[backend]}.{OPS[op]}")

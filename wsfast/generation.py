@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from . import backends, provenance
 from .kernels.numba.threads import available, unordered
-from .network import Network, mlp_layers
+from .network import Network, cnn_layers, mlp_layers
 from .network import network as named_network
 from .recipe import Recipe
 from .taskset import TaskSet
@@ -195,8 +195,8 @@ def _on_gpu(
     device: str,
     tick: Callable[[float], Any],
 ) -> Iterator[Batch]:
-    layers, shape, pad = _fully_connected(network, tasks, recipe, "triton")
-    chunks = backends.load("train_mlp", "triton", device).train_chunks(
+    op, layers, shape, pad = _trained_by(network, tasks, recipe)
+    chunks = backends.load(op, "triton", device).train_chunks(
         tasks.x,
         [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
         jobs,
@@ -224,8 +224,8 @@ def _hidden(progress: bool | None) -> bool | None:
 
 def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
     """train(task, repeat) -> (parameters [P], loss curve [epochs], record [4])."""
-    layers, shape, pad = _fully_connected(network, tasks, recipe, backend)
-    op = backends.load("train_mlp", backend).train_mlp
+    name, layers, shape, pad = _trained_by(network, tasks, recipe)
+    op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
     key = np.uint64(seed)  # one type for every seed, one compilation
 
@@ -254,17 +254,19 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     return train
 
 
-def _fully_connected(network: Network, tasks: TaskSet, recipe: Recipe, backend: str) -> tuple[Any, np.ndarray, int]:
-    """((sizes, slopes, norms, adds), the images' shape, the crops' padding or -1); ValueError for other networks."""
-    layers = mlp_layers(network)
-    if layers is None:
-        raise ValueError(
-            f"generate: backend {backend} trains fully connected networks (mlp4, resnet-mlp12), not {network.name}"
-        )
+def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, Any, np.ndarray, int]:
+    """(the op, what it takes of the network, the images' shape, the crops' padding or -1).
+
+    ValueError for a network that no op trains.
+    """
+    kinds = {"train_mlp": mlp_layers(network), "train_cnn": cnn_layers(network)}
+    op = next((op for op, layers in kinds.items() if layers is not None), None)
+    if op is None:
+        raise ValueError(f"generate: {network.name} is declared but cannot be trained yet (want mlp4, plainnet5, ...)")
     if recipe.pad is not None and len(tasks.shape) != 3:
         raise ValueError(f"generate: random crops need images [channels, height, width], got {tasks.shape} (pad=None)")
     shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)
-    return layers, shape, -1 if recipe.pad is None else recipe.pad
+    return op, kinds[op], shape, -1 if recipe.pad is None else recipe.pad
 
 
 def untrained(zoo: WeightSet) -> WeightSet:

@@ -1,122 +1,30 @@
-"""To and from torch: a declaration as an nn.Module with torch's own parameter names."""
+"""torch networks as a declaration and its parameters."""
 
 import copy
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from .network import Layer, Network, fully_connected, mlp
-
-
-class LastStep(nn.Module):
-    """The last time step of a recurrent layer's output: [B, T, H] -> [B, H]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x[:, -1]
-
-
-class GRU(nn.GRU):
-    """A GRU layer that returns its outputs alone."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        return super().forward(x)[0]
-
-
-class MeanPool(nn.Module):
-    """Global average pool: [B, C, H, W] -> [B, C]."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.mean(dim=(2, 3))
-
-
-class Add(nn.Module):
-    """The sum of two earlier outputs, `inputs` their modules' names."""
-
-    def __init__(self, inputs: Sequence[str]):
-        super().__init__()
-        self.inputs = tuple(inputs)
-
-    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-        return a + b
-
-
-class Residual(nn.Sequential):
-    """A Sequential that hands every Add the outputs it names."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        wanted = {name for module in self if isinstance(module, Add) for name in module.inputs}
-        kept: dict[str, torch.Tensor] = {}
-        for name, module in self.named_children():
-            x = module(*(kept[i] for i in module.inputs)) if isinstance(module, Add) else module(x)
-            if name in wanted:
-                kept[name] = x
-        return x
-
-
-def _linear(layer: Layer) -> nn.Module:
-    n_in, n_out = layer.parameters[0].shape
-    return nn.Linear(n_in, n_out, bias=len(layer.parameters) > 1)
-
-
-def _conv(layer: Layer) -> nn.Module:
-    n_in, _, _, n_out = layer.parameters[0].shape
-    return nn.Conv2d(n_in, n_out, 3, padding=1)
-
-
-def _batchnorm(layer: Layer) -> nn.Module:
-    n = layer.parameters[0].shape[0]
-    return nn.BatchNorm2d(n) if layer.options.get("images", True) else nn.BatchNorm1d(n)
-
-
-def _gru(layer: Layer) -> nn.Module:
-    n_in, _, hidden = layer.parameters[0].shape
-    return GRU(n_in, hidden, batch_first=True)
-
-
-MODULES = {
-    "flatten": lambda layer: nn.Flatten(),
-    "linear": _linear,
-    "relu": lambda layer: nn.ReLU(),
-    "leaky_relu": lambda layer: nn.LeakyReLU(layer.options["slope"]),
-    "conv": _conv,
-    "batchnorm": _batchnorm,
-    "add": lambda layer: Add(layer.inputs),
-    "maxpool": lambda layer: nn.MaxPool2d(2),
-    "mean_pool": lambda layer: MeanPool(),
-    "gru": _gru,
-    "last_step": lambda layer: LastStep(),
-}
-
-
-def to_module(network: Network, arrays: Mapping[str, np.ndarray]) -> nn.Module:
-    """An nn.Sequential in eval mode with one network's parameters (our layout, float32); input [B, *input_shape]."""
-    module = Residual() if any(layer.op == "add" for layer in network.layers) else nn.Sequential()
-    for layer in network.layers:
-        module.add_module(layer.name, MODULES[layer.op](layer))
-    state = {p.name: torch.from_numpy(p.to_torch(np.asarray(arrays[p.name], np.float32))) for p in network.parameters}
-    unused = module.load_state_dict(state, strict=False)
-    missing = [name for name in unused.missing_keys if not name.endswith("num_batches_tracked")]
-    if missing or unused.unexpected_keys:
-        raise ValueError(f"{network.name}: parameters do not fit: missing {missing}, unknown {unused.unexpected_keys}")
-    return module.eval()
-
+from .interop_cnn import SKIPPED, read_cnn
+from .modules import to_module
+from .network import Network, fully_connected, mlp
 
 _SUMS = (operator.add, operator.iadd, torch.add)
-_SKIPPED = (nn.Sequential, nn.Identity, nn.Dropout)  # containers, and what eval mode passes through
 
 
 def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.ndarray]]:
-    """(declaration, stacked parameters [N, *shape] float32) of fully connected torch networks of one shape.
+    """(declaration, stacked parameters [N, *shape] float32) of torch networks of one shape.
 
     A model is read layer by layer in the order of its modules: Flatten, Linear, ReLU, LeakyReLU; Dropout and Identity
     are passed over. One with BatchNorm1d (after the activation) is read from its torch.fx trace instead, which shows
-    residual sums: Linear, activation, BatchNorm1d, + an earlier layer's output, in this order. Every model is then
-    rebuilt from what was read and both must give the same outputs to 1e-6 in eval mode, so a model whose `forward` does
-    something else is refused. ValueError names the layer that cannot be read.
+    residual sums: Linear, activation, BatchNorm1d, + an earlier layer's output, in this order. One with convolutions is
+    read by `wsfast.interop_cnn`. Every model is then rebuilt from what was read and both must give the same outputs to
+    1e-6 in eval mode, so a model whose `forward` does something else is refused. ValueError names the layer that cannot
+    be read.
     """
     if not models:
         raise ValueError("from_torch: want at least one model, got none")
@@ -140,6 +48,8 @@ def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.nda
 def _read(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
     """The declaration, and the modules that hold the parameters of its layers."""
     found = [m for _, m in model.named_modules(remove_duplicate=False)]
+    if any(isinstance(m, nn.Conv2d) for m in found):
+        return read_cnn(model, where)
     linears = [m for m in found if isinstance(m, nn.Linear)]
     if not linears:
         raise ValueError(f"from_torch: {where} has no Linear layer (want a fully connected network)")
@@ -153,7 +63,7 @@ def _read(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
             if not slopes:
                 raise ValueError(f"from_torch: {where}: layer {name!r} is an activation before the first Linear")
             slopes[-1] = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
-        elif not isinstance(module, (*_SKIPPED, nn.Flatten)) and not list(module.children()):
+        elif not isinstance(module, (*SKIPPED, nn.Flatten)) and not list(module.children()):
             raise ValueError(
                 f"from_torch: {where}: cannot read layer {name!r} ({type(module).__name__}); "
                 "fully connected networks of Linear, ReLU, LeakyReLU, BatchNorm1d, Flatten are read"
@@ -183,7 +93,7 @@ def _read_graph(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]
     for node in nodes:
         module = modules[str(node.target)] if node.op == "call_module" else None
         follows = node.args == (now,)
-        if node.op in ("placeholder", "output") or (follows and isinstance(module, (*_SKIPPED, nn.Flatten))):
+        if node.op in ("placeholder", "output") or (follows and isinstance(module, (*SKIPPED, nn.Flatten))):
             pass
         elif follows and isinstance(module, nn.Linear):
             if slopes:
@@ -215,7 +125,8 @@ def _read_graph(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]
 
 
 def _shapes(network: Network) -> str:
-    return "-".join(map(str, (*network.input_shape, *network.options["widths"], network.classes)))
+    weights = [p.shape[-1] for p in network.parameters if p.name.endswith(".weight") and len(p.shape) > 1]
+    return "-".join(map(str, (*network.input_shape, *weights)))
 
 
 def _same_outputs(model: nn.Module, rebuilt: nn.Module, probe: torch.Tensor, i: int) -> None:

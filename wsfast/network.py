@@ -8,6 +8,7 @@ leaves the function unchanged. An axis named None is fixed (pixels, classes, off
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Layer:
-    """One operation: `op` is a key of `wsfast.interop.MODULES`; `inputs` are layer names, the layer before if empty."""
+    """One operation: `op` is a key of `wsfast.modules.MODULES`; `inputs` are layer names, the layer before if empty."""
 
     name: str
     op: str
@@ -134,24 +135,29 @@ def linear(name: str, n_in: int, n_out: int, group_in: str | None, group_out: st
     )
 
 
-def conv3x3(name: str, n_in: int, n_out: int, group_in: str | None, group_out: str | None) -> Layer:
-    bound = 1 / math.sqrt(9 * n_in)
-    return Layer(
-        name,
-        "conv",
-        (
-            Parameter(
-                f"{name}.weight",
-                (n_in, 3, 3, n_out),
-                (group_in, None, None, group_out),
-                bound,
-                rows=3,
-                torch=(3, 0, 1, 2),
-                torch_shape=(n_out, n_in, 3, 3),
-            ),
-            Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,)),
-        ),
+def conv(
+    name: str,
+    n_in: int,
+    n_out: int,
+    group_in: str | None,
+    group_out: str | None,
+    size: int = 3,
+    stride: int = 1,
+    inputs: tuple[str, ...] = (),
+) -> Layer:
+    """A size x size convolution with bias, size odd, padded by size // 2 zeros."""
+    bound = 1 / math.sqrt(size * size * n_in)
+    weight = Parameter(
+        f"{name}.weight",
+        (n_in, size, size, n_out),
+        (group_in, None, None, group_out),
+        bound,
+        rows=3,
+        torch=(3, 0, 1, 2),
+        torch_shape=(n_out, n_in, size, size),
     )
+    bias = Parameter(f"{name}.bias", (n_out,), (group_out,), bound, torch_shape=(n_out,))
+    return Layer(name, "conv", (weight, bias), {} if stride == 1 else {"stride": stride}, inputs)
 
 
 def batchnorm(name: str, n: int, group: str | None, images: bool = True) -> Layer:
@@ -276,20 +282,126 @@ def resnet_mlp12(input_shape: tuple[int, ...], classes: int, width: int = 500) -
     return fully_connected(input_shape, classes, (width,) * 12, slopes, norms, adds, "resnet-mlp12", {"width": width})
 
 
-def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
-    """Four of (3x3 convolution, BatchNorm, ReLU, 2x2 max pool), width to 8 width channels; global mean pool; linear."""
-    if len(input_shape) != 3 or min(input_shape[1:]) < 16:
-        raise ValueError(f"plainnet5: images must be [channels, height, width] of 16x16 or more, got {input_shape}")
-    layers, n_in, group_in = [], input_shape[0], None
-    for k in range(1, 5):
-        n, group = width * 2 ** (k - 1), f"hidden{k}"
-        layers += [conv3x3(f"conv{k}", n_in, n, group_in, group), batchnorm(f"bn{k}", n, group)]
-        layers += [*activation(f"act{k}", 0), Layer(f"pool{k}", "maxpool")]
+def plainnet(
+    input_shape: tuple[int, ...],
+    classes: int,
+    channels: Sequence[int],
+    slope: float = 0.0,
+    norm_last: bool = False,
+    name: str = "plainnet",
+    options: Mapping[str, Any] | None = None,
+) -> Network:
+    """Units of (3x3 convolution, BatchNorm, activation, 2x2 max pool) to `channels`; global mean pool; linear layer.
+
+    norm_last: BatchNorm after the activation. Chain l = 1, 2, ... multiplies the first l convolutions.
+    """
+    units = [Unit(n, slope, pool=True, norm_last=norm_last) for n in channels]
+    if options is None:
+        options = {"channels": tuple(channels), "slope": slope, "norm_last": norm_last}
+    return convolutional(input_shape, classes, units, name, options)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A 3x3 convolution to `channels`, BatchNorm, an activation of this slope, maybe a 2x2 max pool.
+
+    norm_last: BatchNorm after the activation. shortcut: a 1x1 convolution of the unit's input, with BatchNorm of its
+    own, is added before the activation.
+    """
+
+    channels: int
+    slope: float = 0.0
+    stride: int = 1
+    pool: bool = False
+    norm_last: bool = False
+    shortcut: bool = False
+
+
+def convolutional(
+    input_shape: tuple[int, ...],
+    classes: int,
+    units: Sequence[Unit],
+    name: str = "convolutional",
+    options: Mapping[str, Any] | None = None,
+) -> Network:
+    """Units one after the other, global mean pool, a linear layer: what `wsfast.reference.cnn` trains.
+
+    A unit's convolution, BatchNorm and shortcut share a permutation group; shortcuts are no part of a chain. ValueError
+    for images that the pools leave nothing of, and for a shortcut without a unit before it or with norm_last.
+    """
+    least = smallest_image(units)
+    if len(input_shape) != 3 or min(input_shape[1:]) < least:
+        raise ValueError(
+            f"{name}: images must be [channels, height, width] of {least}x{least} or more, got {input_shape}"
+        )
+    layers: list[Layer] = []
+    n_in, group_in = input_shape[0], None
+    for k, unit in enumerate(units, start=1):
+        if unit.shortcut and (k == 1 or unit.norm_last):
+            raise ValueError(
+                f"{name}: unit {k} has a shortcut, want a unit before it and BatchNorm before its activation"
+            )
+        n, group, stride = unit.channels, f"hidden{k}", unit.stride
+        before = (layers[-1].name,) if layers else ()
+        norm, bend = [batchnorm(f"bn{k}", n, group)], activation(f"act{k}", unit.slope)
+        layers.append(conv(f"conv{k}", n_in, n, group_in, group, stride=stride))
+        if unit.shortcut:
+            side = conv(f"shortcut{k}", n_in, n, group_in, group, size=1, stride=stride, inputs=before)
+            norm += [side, batchnorm(f"shortcut_bn{k}", n, group)]
+            norm.append(Layer(f"add{k}", "add", inputs=(norm[0].name, norm[2].name)))
+        layers += bend + norm if unit.norm_last else norm + bend
+        layers += [Layer(f"pool{k}", "maxpool")] if unit.pool else []
         n_in, group_in = n, group
     layers += [Layer("gap", "mean_pool"), linear("fc", n_in, classes, group_in, None)]
-    weights = tuple(f"conv{k}.weight" for k in range(1, 5))
-    chains = tuple(weights[:k] for k in range(1, 5))
-    return Network("plainnet5", tuple(input_shape), classes, tuple(layers), chains, {"width": width})
+    weights = tuple(f"conv{k}.weight" for k in range(1, len(units) + 1))
+    chains = tuple(weights[:k] for k in range(1, len(weights) + 1))
+    if options is None:
+        options = {"units": tuple(asdict(unit) for unit in units)}
+    return Network(name, tuple(input_shape), classes, tuple(layers), chains, options)
+
+
+def smallest_image(units: Sequence[Unit]) -> int:
+    """Height and width of the smallest image of which the units leave one position."""
+    size = 1
+    for unit in reversed(units):
+        size = ((2 * size if unit.pool else size) - 1) * unit.stride + 1
+    return size
+
+
+def plainnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
+    """Four units of width, 2, 4 and 8 width channels, BatchNorm before ReLU as in the code of arXiv 2208.04369."""
+    return plainnet(input_shape, classes, _doubled(width), name="plainnet5", options={"width": width})
+
+
+def plainnet5_text(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
+    """plainnet5 with ReLU before BatchNorm, as the text of arXiv 2208.04369 lists them."""
+    return plainnet(
+        input_shape, classes, _doubled(width), norm_last=True, name="plainnet5-text", options={"width": width}
+    )
+
+
+def plainnet6(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
+    """plainnet5 and one more unit of 8 width channels at the end ("Depth"), its pool included."""
+    return plainnet(input_shape, classes, (*_doubled(width), 8 * width), name="plainnet6", options={"width": width})
+
+
+def plainnet5_leaky(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
+    """plainnet5 with LeakyReLU(0.01)."""
+    return plainnet(input_shape, classes, _doubled(width), slope=0.01, name="plainnet5-leaky", options={"width": width})
+
+
+def resnet5(input_shape: tuple[int, ...], classes: int, width: int = 32) -> Network:
+    """A unit of width channels, three residual ones of 2, 4 and 8 width with stride 2 and no pool ("Res5").
+
+    ReLU follows the sum, and the first unit has BatchNorm and ReLU too; arXiv 2208.04369 does not say either.
+    """
+    first, *others = _doubled(width)
+    units = [Unit(first), *(Unit(n, stride=2, shortcut=True) for n in others)]
+    return convolutional(input_shape, classes, units, "resnet5", {"width": width})
+
+
+def _doubled(width: int) -> tuple[int, ...]:
+    return width, 2 * width, 4 * width, 8 * width
 
 
 def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Network:
@@ -310,6 +422,10 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "mlp4-published": mlp4_published,
     "resnet-mlp12": resnet_mlp12,
     "plainnet5": plainnet5,
+    "plainnet5-text": plainnet5_text,
+    "plainnet6": plainnet6,
+    "plainnet5-leaky": plainnet5_leaky,
+    "resnet5": resnet5,
     "gru2": gru2,
 }
 
@@ -317,9 +433,9 @@ NETWORKS: dict[str, Callable[..., Network]] = {
 def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None) -> Network:
     """The declaration of a named network.
 
-    name: one of "mlp4", "mlp4-published", "resnet-mlp12", "plainnet5", "gru2". input_shape: of one
-    sample. width: hidden units (MLP, GRU) or channels of the first convolution, the paper's where None. ValueError for
-    a name that is not known.
+    name: one of "mlp4", "mlp4-published", "resnet-mlp12", "plainnet5", "plainnet5-text", "plainnet6",
+    "plainnet5-leaky", "resnet5", "gru2". input_shape: of one sample. width: hidden units (MLP, GRU) or channels of the
+    first convolution, the paper's where None. ValueError for an unknown name and images too small for the pools.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r} (or pass a wsfast.Network)")
@@ -374,4 +490,48 @@ def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
         np.array(slopes, np.float32),
         np.array(norms, np.int64),
         np.array(adds, np.int64),
+    )
+
+
+NORM_FIRST = ("conv", "batchnorm", "act")
+NORM_LAST = ("conv", "act", "batchnorm")
+RESIDUAL = ("conv", "batchnorm", "conv", "batchnorm", "add", "act")
+UNITS = (NORM_FIRST, NORM_LAST, RESIDUAL)  # a unit's layers, before its pool
+
+
+def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
+    """(sizes int64 [L + 2], slopes float32, strides, norm_last, pools, shortcuts int64 [L]) as `wsfast.reference.cnn`.
+
+    sizes: channels of the image and of every unit, then the classes. None for what is not `convolutional`.
+    """
+    *layers, gap, last = net.layers
+    starts = [i for i, layer in enumerate(layers) if layer.op == "conv" and layer.parameters[0].shape[1] == 3]
+    if (gap.op, last.op) != ("mean_pool", "linear") or not starts or starts[0] != 0:
+        return None
+    sizes, units = [net.input_shape[0]], []
+    before: tuple[str, ...] = ()
+    for start, end in pairwise([*starts, len(layers)]):
+        unit = layers[start:end]
+        pool = unit[-1].op == "maxpool"
+        body = unit[:-1] if pool else unit
+        ops = tuple("act" if layer.op in ("relu", "leaky_relu") else layer.op for layer in body)
+        if ops not in UNITS:
+            return None
+        wanted: list[tuple[str, ...]] = [()] * len(ops)
+        stride = unit[0].options.get("stride", 1)
+        if ops == RESIDUAL:
+            wanted[2], wanted[4] = before, (unit[1].name, unit[3].name)
+            if unit[2].parameters[0].shape[1] != 1 or unit[2].options.get("stride", 1) != stride:
+                return None
+        if [layer.inputs for layer in body] != wanted:
+            return None
+        slope = body[ops.index("act")].options.get("slope", 0.0)
+        sizes.append(unit[0].parameters[0].shape[-1])
+        units.append((slope, stride, ops == NORM_LAST, pool, ops == RESIDUAL))
+        before = (unit[-1].name,)
+    slopes, *flags = zip(*units, strict=True)
+    return (
+        np.array([*sizes, net.classes], np.int64),
+        np.array(slopes, np.float32),
+        *(np.array(flag, np.int64) for flag in flags),
     )

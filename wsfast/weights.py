@@ -97,9 +97,10 @@ class WeightSet:
 
     @classmethod
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":
-        """A set of fully connected torch networks of one shape; labels [N] integers, zeros where None.
+        """A set of torch networks of one shape; labels [N] integers, zeros where None.
 
-        An nn.Module must compute what its Linear, ReLU, LeakyReLU and BatchNorm1d layers and sums say; its outputs are
+        nn.Modules: fully connected ones of Linear, ReLU, LeakyReLU, BatchNorm1d and sums, convolutional ones of units
+        like plainnet5's, a global mean pool and a Linear. Each must compute what its layers say: its outputs are
         compared with the rebuilt network's to 1e-6. A state dict must hold linear layers alone, in their order; its
         activations are not known and taken for ReLU (chains do not depend on them), and hidden widths may differ.
         ValueError names the model and the layer that cannot be read.
@@ -172,7 +173,7 @@ class WeightSet:
 
     def to_torch(self, i: int) -> Any:
         """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape]."""
-        from .interop import to_module
+        from .modules import to_module
 
         if not -len(self) <= i < len(self):
             raise IndexError(f"to_torch: network must be 0..{len(self) - 1}, got {i}")
