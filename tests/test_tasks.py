@@ -60,7 +60,7 @@ def test_images_are_standardised_per_channel():
 def test_bad_input(tmp_path, monkeypatch):
     x, y = arrays()
     with pytest.raises(
-        ValueError, match=r"data must be one of digits, cifar100, tiny_imagenet or an array, got 'mnist2'"
+        ValueError, match=r"data must be one of digits, cifar100, tiny_imagenet, names or an array, got 'mnist2'"
     ):
         wsfast.tasks("mnist2")
     with pytest.raises(ValueError, match=r"digits has 45 tasks, got n=46"):
