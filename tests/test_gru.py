@@ -1,6 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from numba.core.runtime import rtsys
+from wsfast.kernels.numba import gru as compiled
+from wsfast.kernels.numba.matvec import column_product, row_product
+from wsfast.kernels.numba.tile import LANES
 from wsfast.reference import gru, philox
 
 
@@ -102,3 +106,103 @@ def test_reference_gradients_by_differences(name):
         down = loss()
         flat[i] = before
         assert found.ravel()[i] == pytest.approx((up - down) / (2 * step), rel=1e-5, abs=1e-9)
+
+
+def run(op, case):
+    return op(**{**case, "seed": np.uint64(case["seed"])} if op is compiled.train_gru else case)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numba_run_errs_no_more_than_torchs(name, as_good_as):
+    case = CASES[name]
+    oracle, curve, record = gru.train_gru(**case)
+    got, got_curve, got_record = run(compiled.train_gru, case)
+    start = gru.train_gru(**{**case, "lr": case["lr"][:0]})[0]
+    assert got.dtype == np.float32
+    as_good_as("weight change", got - start, oracle - start, torch_run(case, torch.float32) - start)
+    np.testing.assert_allclose(got_curve, curve, rtol=1e-5)
+    np.testing.assert_allclose(got_record[::2], record[::2], rtol=1e-5)
+    np.testing.assert_allclose(got_record[1::2], record[1::2], atol=1.5 / len(case["train_rows"]))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_untrained_networks_are_the_same_bits(name):
+    case = {**CASES[name], "lr": np.zeros(0, np.float32)}
+    np.testing.assert_array_equal(run(compiled.train_gru, case)[0], gru.train_gru(**case)[0].astype(np.float32))
+
+
+def test_a_name_is_as_long_as_it_is():
+    """More room past the longest name's end changes no bit."""
+    case = CASES["odd"]
+    roomy = {**case, "x": np.pad(case["x"], ((0, 0), (0, 9)), constant_values=case["alphabet"])}
+    for op in (gru.train_gru, compiled.train_gru):
+        for got, want in zip(run(op, roomy), run(op, case), strict=True):
+            np.testing.assert_array_equal(got, want)
+
+
+def test_every_parameter_moves_and_only_letters_that_were_read():
+    case = {**CASES["odd"], "alphabet": 20}
+    case["x"] = np.where(case["x"] == 11, 20, case["x"])  # letters 11 .. 19 are in no name
+    starts = gru.initial_parameters(20, 7, 3, 7, 3, 5)
+    for op in (gru.train_gru, compiled.train_gru):
+        flat = run(op, case)[0]
+        for start, end in zip(starts, np.cumsum([p.size for p in starts]), strict=True):
+            change = flat[end - start.size : end].reshape(start.shape) - start.astype(np.float32)
+            used = change[:11] if start is starts[0] else change
+            assert (np.abs(used) > 0).mean() > 0.9
+            assert start is not starts[0] or not change[11:].any()
+
+
+@pytest.mark.parametrize("name", ["_logistic", "_tanh"])
+def test_activations_to_float32_rounding(name):
+    x = np.concatenate([np.linspace(-12, 12, 4001), np.geomspace(1e-30, 1e30, 601), -np.geomspace(1e-30, 1e30, 601)])
+    x = x.astype(np.float32)
+    exact = np.tanh(x.astype(np.float64)) if name == "_tanh" else (1 + np.tanh(x.astype(np.float64) / 2)) / 2
+    got = np.array([getattr(compiled, name)(v) for v in x])
+    assert (got.astype(np.float32) == got).all()
+    wrong = np.abs(got - exact)
+    assert wrong.max() < 1.5e-7
+    if name == "_tanh":
+        assert (wrong <= 3e-7 * np.abs(exact)).all()
+    assert np.isnan(getattr(compiled, name)(np.float32(np.nan)))
+
+
+@pytest.mark.parametrize("rows", [LANES, 5 * LANES])
+@pytest.mark.parametrize("vectors", [1, 3, 24, 25, 49])
+def test_a_matrix_times_a_vector(rows, vectors, as_good_as):
+    columns = vectors * LANES
+    rng = np.random.default_rng([rows, columns])
+    matrix, a, b, start = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((rows, columns), rows, columns, 2 * columns)
+    )
+    start = np.resize(start, max(rows, columns))
+    out = np.full(max(rows, columns) + 3, np.nan, np.float32)
+    row_product(np.repeat(a, 2), 1, 2, matrix.ravel(), 0, columns, rows, columns, start, 0, out, 3)
+    oracle = start[:columns] + a.astype(np.float64) @ matrix.astype(np.float64)
+    as_good_as("from the left", out[3 : 3 + columns], oracle, start[:columns] + a @ matrix)
+    column_product(matrix.ravel(), 0, columns, b, 0, rows, columns, start, 0, out, 3)
+    oracle = start[:rows] + matrix.astype(np.float64) @ b.astype(np.float64)
+    as_good_as("from the right", out[3 : 3 + rows], oracle, start[:rows] + matrix @ b)
+
+
+def test_a_network_blows_up_visibly():
+    case = {**CASES["odd"], "lr": np.array([1e4, 1e6], np.float32)}
+    parameters, curve, record = run(compiled.train_gru, case)
+    assert not (np.abs(parameters) < 1e6).all()
+    assert record.shape == (4,)
+    assert curve.shape == (2,)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_no_array_outlives_its_run(name):
+    """Compiled leaves count no references; an array they counted and never gave back would live for ever."""
+
+    def alive():
+        stats = rtsys.get_allocation_stats()
+        return stats.alloc - stats.free
+
+    run(compiled.train_gru, CASES[name])  # compiles, which allocates too
+    before = alive()
+    for _ in range(3):
+        run(compiled.train_gru, CASES[name])
+    assert alive() == before

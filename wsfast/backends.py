@@ -6,6 +6,7 @@ from types import ModuleType
 
 OPS = {  # op -> the file that holds it, in every backend
     "train_mlp": "mlp",
+    "train_gru": "gru",
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
