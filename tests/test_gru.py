@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -6,6 +8,8 @@ from wsfast.kernels.numba import gru as compiled
 from wsfast.kernels.numba.matvec import column_product, row_product
 from wsfast.kernels.numba.tile import LANES
 from wsfast.reference import gru, philox
+
+from wsfast import cli
 
 
 def problem(alphabet, hidden, classes, longest, n=23, n_test=9, epochs=2, steps=20, **changes):
@@ -206,3 +210,20 @@ def test_no_array_outlives_its_run(name):
     for _ in range(3):
         run(compiled.train_gru, CASES[name])
     assert alive() == before
+
+
+def test_a_study_of_names(tmp_path):
+    """9 tasks x 8 networks of width 32, 1,000 names each, by the command line."""
+    recipe = ["--epochs", "1", "--repeats", "8", "--width", "32", "--permutations", "0"]
+    assert cli.main(["study", "--network", "gru2", "--data", "names", *recipe, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert result["networks"] == 72
+    assert result["diverged"] == 0
+    assert "NameData" in result["source"] or "names" in result["source"]
+    cells = {(c["features"], c["chain"]): c for c in result["cells"] if c["protocol"] == "classification"}
+    for chain in (1, 2, 3, 4):
+        assert cells["chain", chain]["accuracy"] >= 0.9
+        assert cells["raw", chain]["accuracy"] < 0.7
+    untrained = [c for c in result["controls"] if c["control"] == "untrained"]
+    assert min(c["p_chance"] for c in untrained) > 1e-3
+    assert (tmp_path / "report.html").stat().st_size > 10_000
