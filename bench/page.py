@@ -10,10 +10,11 @@ RESULTS = HERE / "results"
 HEAD = """# Results
 
 Made by `python -m bench` from `results/*.json`; `python -m bench --page` makes it again. Time: median and quartiles of
-interleaved rounds, for one step of one network (train_mlp) or one N x N matrix (chain_kernel). GFLOP/s: operations by
-formula over the median. Peak: the best float32 matrix product of the same run. Ratio: the best peer's time over this
-one's. Error: against NumPy float64, of the weight change (train_mlp, the median of the checked networks, and the worst,
-which rounding alone can carry over a ReLU's kink) or of K's entries (chain_kernel). All float32.
+interleaved rounds, for one step of one network (train_mlp, train_gru) or one N x N matrix (chain_kernel). GFLOP/s:
+operations by formula over the median. Peak: the best float32 matrix product of the same run. Ratio: the best peer's
+time over this one's. Error: against NumPy float64, of the weight change (train_mlp, train_gru: the median of the
+checked networks, and the worst, which rounding alone can carry over a ReLU's kink) or of K's entries (chain_kernel).
+All float32.
 """
 
 
