@@ -9,7 +9,7 @@ Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 20
 
 import numpy as np
 
-INIT, ORDER, AUGMENT, CLASSIFIER = 0, 1, 2, 3  # purposes; item is the parameter's position or the epoch
+INIT, ORDER, AUGMENT, CLASSIFIER, SAMPLE = 0, 1, 2, 3, 4  # purposes; item is the parameter's position or the epoch
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -59,6 +59,18 @@ def initial_weight(shape, bound, item, seed, task, repeat):
 def batch_order(n, epoch, seed, task, repeat, purpose=ORDER):
     """The order in which epoch `epoch` visits n samples: the stable argsort of n 32-bit words, int64 [n]."""
     return np.argsort(words(n, seed, task, repeat, purpose, epoch), kind="stable")
+
+
+def sample(sizes, n, epoch, seed, task, repeat):
+    """n draws in epoch `epoch`, each a class, uniform, and a member of it, uniform: int64 [n, 2].
+
+    sizes: every class's members. Draw i uses words 2i and 2i + 1 of the stream: class = word * classes >> 32, member =
+    word * sizes[class] >> 32.
+    """
+    draw = words(2 * n, seed, task, repeat, SAMPLE, epoch).reshape(n, 2).astype(np.uint64)
+    chosen = (draw[:, 0] * np.uint64(len(sizes))) >> np.uint64(32)
+    member = (draw[:, 1] * np.asarray(sizes, np.uint64)[chosen]) >> np.uint64(32)
+    return np.column_stack([chosen, member]).astype(np.int64)
 
 
 def augmentation(n, pad, epoch, seed, task, repeat):

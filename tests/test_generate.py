@@ -172,6 +172,72 @@ def test_a_study_of_convolutional_networks(plain):
     assert {c["features"] for c in result["cells"]} == {"chain", "chain_unit", "raw", "statistics"}
 
 
+@pytest.fixture(scope="module")
+def surnames():
+    """Two tasks of surnames that Faker holds, of short names only."""
+    tasks = wsfast.tasks("names", n=2)
+    return replace(tasks, recipe=replace(tasks.recipe, epochs=3, decay_epochs=(2,), steps=400))
+
+
+@pytest.fixture(scope="module")
+def recurrent(surnames):
+    return wsfast.generate("gru2", surnames, repeats=3, width=20, progress=False)
+
+
+def test_recurrent_networks_learn_and_are_what_torch_computes(recurrent, surnames):
+    import torch
+
+    assert (recurrent.records["loss_curve"][:, -1] < recurrent.records["loss_curve"][:, 0]).all()
+    assert recurrent.records["train_accuracy"].mean() > 0.75
+    assert recurrent.records["loss_curve"].shape == (6, 3)
+    for i in (0, 5):
+        task, module = surnames[int(recurrent.labels[i])], recurrent.to_torch(i).double()
+        with torch.no_grad():
+            rows = [x[: int(x.sum())] for x in torch.from_numpy(surnames.inputs(task.test_rows)).double()]
+            logits = torch.cat([module(row[None]) for row in rows])
+        labels = torch.from_numpy(task.test_labels)
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        assert recurrent.records["test_loss"][i] == pytest.approx(loss, rel=1e-5)
+        right = (logits.argmax(1) == labels).double().mean().item()
+        assert recurrent.records["test_accuracy"][i] == pytest.approx(right, abs=1.5 / len(labels))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_recurrent_networks_are_the_same_bits_alone_and_untrained(recurrent, surnames, threads):
+    one = replace(surnames, tasks=surnames.tasks[:1])
+    same_bits(wsfast.generate("gru2", one, repeats=1, width=20, threads=threads, progress=False), recurrent[0])
+    never = wsfast.generate(
+        "gru2", surnames, repeats=3, width=20, recipe=replace(surnames.recipe, epochs=0), progress=False
+    )
+    for name, array in untrained(recurrent).parameters.items():
+        np.testing.assert_array_equal(array, never.parameters[name], err_msg=name)
+
+
+def test_the_reference_trains_the_same_recurrent_networks(surnames):
+    recipe = replace(surnames.recipe, epochs=1, steps=30)
+    few = replace(surnames, tasks=tuple(replace(t, test_rows=t.test_rows[:5], test_labels=t.test_labels[:5],
+                                               train_rows=t.train_rows[::40], train_labels=t.train_labels[::40])
+                                       for t in surnames.tasks))  # fmt: skip
+    numba, reference = (
+        wsfast.generate("gru2", few, repeats=1, width=5, recipe=recipe, backend=b, progress=False)
+        for b in ("numba", "reference")
+    )
+    for name, want in reference.parameters.items():
+        np.testing.assert_allclose(numba.parameters[name], want, rtol=1e-4, atol=1e-6)
+
+
+def test_what_recurrent_networks_cannot_be_trained_with(surnames, four_tasks):
+    for change in ({"momentum": 0.9}, {"batch_size": 2}, {"weight_decay": 0.1}, {"pad": 1}, {"steps": None}):
+        with pytest.raises(ValueError, match=r"gru2 is trained by plain SGD on single names, want a recipe with steps"):
+            wsfast.generate("gru2", surnames, repeats=1, recipe=replace(surnames.recipe, **change))
+    with pytest.raises(ValueError, match=r"names and recipes with steps are for gru2, mlp4 has no use for them"):
+        wsfast.generate("mlp4", surnames, repeats=1)
+    with pytest.raises(ValueError, match=r"digits and recipes with steps are for gru2"):
+        wsfast.generate("mlp4", four_tasks, repeats=1, recipe=surnames.recipe)
+    with pytest.raises(ValueError, match=r"gru2: the input must be \[steps, alphabet\], got \(1, 8, 8\)"):
+        wsfast.generate("gru2", four_tasks, repeats=1)
+
+
 def test_augmented_images_train():
     images = np.random.default_rng(0).integers(0, 255, (60, 3, 8, 8)).astype(np.uint8)
     tasks = wsfast.tasks(images, np.arange(60) % 2)
@@ -229,7 +295,7 @@ def test_bad_input(four_tasks):
     with pytest.raises(ValueError, match=r"a declaration has its own"):
         generate(wsfast.network("mlp4", (1, 8, 8), 2), width=5)
     letters = replace(wsfast.tasks(np.random.default_rng(0).random((8, 36)), np.arange(8) % 2), shape=(4, 9))
-    with pytest.raises(ValueError, match=r"gru2 is declared but cannot be trained yet"):
+    with pytest.raises(ValueError, match=r"gru2 is trained by plain SGD on single names"):
         wsfast.generate("gru2", letters, repeats=1)
     small = wsfast.tasks(np.zeros((8, 3, 15, 16), np.uint8), np.arange(8) % 2)
     with pytest.raises(ValueError, match=r"plainnet5: images must be .* of 16x16 or more, got \(3, 15, 16\)"):

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from wsfast.network import (
     conv,
     convolutional,
     fully_connected,
+    gru_width,
     linear,
     mlp,
     mlp_layers,
@@ -126,13 +128,54 @@ def test_the_papers_counts():
     for name in ("plainnet5-text", "plainnet5-leaky"):
         assert wsfast.network(name, (3, 32, 32), 4).size == 390_404
     assert [chain_width(zoo, k) for k in (1, 2, 3, 4)] == [27, 243, 2187, 19683]
-    assert wsfast.network("gru2", (20, 58), 2).chains == (("gru1.weight_ih_l0",),)
+    recurrent = wsfast.network("gru2", (20, 58), 2)
+    assert recurrent.chains[0] == ("gru1.weight_ih_l0",)
+    assert recurrent.size == 3 * 128 * (58 + 3 * 128 + 4) + 128 * 2 + 2
+    assert [chain_width(random_set(recurrent, 1), k) for k in (1, 2, 3, 4)] == [58, 3 * 58, 12 * 58, 9 * 58]
 
 
-def test_gru_chain_is_the_stacked_weight():
+def gates(module, name):
+    """torch's [3 H, n] as three matrices [H, n], float64."""
+    return getattr(module, name).detach().double().numpy().reshape(3, 6, -1)
+
+
+def test_gru_chains_are_the_invariants_of_the_method():
     zoo = random_set(ALL["gru2"])
-    w = zoo.to_torch(0).gru1.weight_ih_l0.detach().double().numpy()
-    np.testing.assert_allclose(wsfast.chain_gram(zoo)[0], w.T @ w, rtol=1e-5)
+    first, second = zoo.to_torch(0).gru1, zoo.to_torch(0).gru2
+    w, u, above = gates(first, "weight_ih_l0"), gates(first, "weight_hh_l0"), gates(second, "weight_ih_l0")
+    stacked = first.weight_ih_l0.detach().double().numpy()
+    np.testing.assert_allclose(wsfast.chain_gram(zoo, 1)[0], stacked.T @ stacked, rtol=1e-5)
+    pairs = wsfast.chain_gram(zoo, 2)[0].reshape(11, 3, 11, 3)
+    steps = wsfast.chain_gram(zoo, 3)[0].reshape(11, 3, 4, 11, 3, 4)
+    through = wsfast.chain_gram(zoo, 4)[0].reshape(11, 3, 3, 11, 3, 3)
+    close = {"rtol": 1e-4, "atol": 1e-5}
+    for g in range(3):
+        for h in range(3):
+            np.testing.assert_allclose(pairs[:, g, :, h], w[g].T @ w[h], **close)
+            np.testing.assert_allclose(steps[:, g, 0, :, h, 0], w[g].T @ w[h], **close)
+            for k in range(3):
+                np.testing.assert_allclose(steps[:, g, 0, :, h, 1 + k], w[g].T @ u[k] @ w[h], **close)
+                for m in range(3):
+                    want = w[g].T @ above[k].T @ above[m] @ w[h]
+                    np.testing.assert_allclose(through[:, g, k, :, h, m], want, **close)
+
+
+def test_the_recurrent_weight_is_permuted_on_both_sides():
+    """Chain 3 moves where W_hh's rows alone are reordered with W_ih, chains 1, 2 and 4 have no part in it."""
+    zoo = random_set(ALL["gru2"])
+    other = permuted(zoo)
+    other.parameters["gru1.weight_hh_l0"] = zoo.parameters["gru1.weight_hh_l0"]
+    for chain, moves in ((1, False), (2, False), (3, True), (4, False)):
+        g, h = wsfast.chain_gram(zoo, chain), wsfast.chain_gram(other, chain)
+        assert np.allclose(h, g, atol=1e-5 * np.abs(g).max()) != moves, chain
+
+
+def test_the_width_of_what_gru2s_kernels_train():
+    assert gru_width(ALL["gru2"]) == 6
+    assert gru_width(ALL["mlp4"]) is None
+    net = ALL["gru2"]
+    assert gru_width(replace(net, layers=net.layers[1:])) is None
+    assert gru_width(replace(net, layers=net.layers[:-1])) is None
 
 
 def test_resnet_mlp12_is_six_blocks_of_two():

@@ -39,6 +39,8 @@ def test_streams_are_the_same_bits_in_both(n, stream):
     np.testing.assert_array_equal(
         compiled.augmentation(n, 4, 4, seed, task, repeat), philox.augmentation(n, 4, 4, *stream)
     )
+    sizes = np.array([5, 1, 1000])
+    np.testing.assert_array_equal(compiled.sample(sizes, n, 4, seed, task, repeat), philox.sample(sizes, n, 4, *stream))
 
 
 def test_streams_differ_in_every_coordinate():
@@ -67,6 +69,14 @@ def test_augmentation_covers_all_crops_and_both_mirrors():
     draw = philox.augmentation(5000, 4, 0, 3, 1, 2)
     for column, values in zip(draw.T, (9, 9, 2), strict=True):
         assert stats.chisquare(np.bincount(column, minlength=values)).pvalue > 1e-3
+
+
+def test_sample_draws_classes_then_their_members_uniformly():
+    draw = philox.sample([3, 7], 5000, 1, 2, 3, 4)
+    assert stats.chisquare(np.bincount(draw[:, 0], minlength=2)).pvalue > 1e-3
+    for c, size in enumerate((3, 7)):
+        members = draw[draw[:, 0] == c, 1]
+        assert stats.chisquare(np.bincount(members, minlength=size)).pvalue > 1e-3
 
 
 def test_crop_flip_by_hand():

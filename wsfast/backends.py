@@ -7,6 +7,7 @@ from types import ModuleType
 OPS = {  # op -> the file that holds it, in every backend
     "train_mlp": "mlp",
     "train_cnn": "cnn",
+    "train_gru": "gru",
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
@@ -19,7 +20,7 @@ PACKAGES = {
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-LACKS = {"triton": ("train_cnn", "dual_sgd")}  # the ops that a backend does not have
+LACKS = {"triton": ("train_cnn", "train_gru", "dual_sgd")}  # the ops that a backend does not have
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

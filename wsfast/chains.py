@@ -1,5 +1,6 @@
 """Chain features of a weight set (arXiv 2208.04369, eq. 6 and 18) and the raw layers they are compared with."""
 
+import math
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
+from .network import Parameter
 from .weights import WeightSet
 
 GRAM_LIMIT = 4 << 30  # bytes; beyond this a Gram array is a mistake, not a wish
@@ -33,6 +35,23 @@ def chain_factor(
     """
     gram = backends.load("chain_factor", backend, device)
     return gram.host(gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize))
+
+
+def _matrix(p: Parameter, array: np.ndarray, chain: int) -> np.ndarray:
+    """A weight as the backends take it: [N, n_in, *offsets, n_out].
+
+    A recurrent layer's [N, n_in, gates, hidden] has its gates in the columns in chain 1, as published, and as offsets
+    in the others. Its W_hh follows the identity there: the factor's rows then hold W_ih and W_ih W_hh, so the Gram has
+    their products W_ih W_hh W_ih^T.
+    """
+    if p.rows == len(p.shape) - 1:
+        return array
+    if chain == 1:
+        return np.reshape(array, (len(array), p.shape[0], math.prod(p.shape[1:])))
+    if p.axes[0] != p.axes[-1]:
+        return np.asarray(array)
+    unit = np.broadcast_to(np.eye(p.shape[0], dtype=np.float32)[:, None], (len(array), p.shape[0], 1, p.shape[0]))
+    return np.concatenate([unit, array], axis=2)
 
 
 def chain_gram(
@@ -108,10 +127,7 @@ def _weights(zoo: WeightSet, chain: int, row_normalize: bool, run: slice = slice
     weights = zoo.network.chain(chain)
     if row_normalize and any(len(p.shape) != 2 for p in weights):
         raise ValueError(f"chain_factor: row_normalize is for fully connected chains, {zoo.network.name} has others")
-    arrays = [zoo.parameters[p.name][run] for p in weights]
-    if weights[0].rows == 1 and len(weights[0].shape) > 2:  # a recurrent weight: [n_in, gates, hidden] is all columns
-        arrays[0] = arrays[0].reshape(len(arrays[0]), weights[0].shape[0], -1)
-    return arrays
+    return [_matrix(p, zoo.parameters[p.name][run], chain) for p in weights]
 
 
 def _in_memory(array: np.ndarray) -> np.ndarray:
@@ -202,8 +218,7 @@ def chain_width(zoo: WeightSet, chain: int) -> int:
     """d of a chain: rows of X_l."""
     d = 1
     for k, p in enumerate(zoo.network.chain(chain)):
-        for axis in p.shape[0 if k == 0 else 1 : p.rows]:
-            d *= axis
+        d *= math.prod(_matrix(p, np.empty((0, *p.shape), np.float32), chain).shape[1 if k == 0 else 2 : -1])
     return d
 
 

@@ -62,7 +62,10 @@ def chain_weights(network: Any, name: str) -> list[np.ndarray]:
     if isinstance(network, WeightSet):
         if len(network) != 1:
             raise ValueError(f"{name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
-        return [network.parameters[p.name] for p in network.network.chain(len(network.network.chains))]
+        chains = network.network.chains
+        if any(chain != chains[-1][:k] for k, chain in enumerate(chains, 1)):
+            raise ValueError(f"{name}: chains of {network.network.name} do not continue one another (use chain_kernel)")
+        return [network.parameters[p.name] for p in network.network.chain(len(chains))]
     if isinstance(network, (str, Path)):
         state: Mapping[str, Any] = read_state(network, name)
     elif isinstance(network, Mapping):

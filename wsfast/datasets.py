@@ -1,4 +1,4 @@
-"""Where samples come from: scikit-learn's digits, CIFAR-100 and tiny ImageNet in their public layouts, any arrays."""
+"""Where samples come from: scikit-learn's digits; CIFAR-100, tiny ImageNet, NameData in public layouts; any arrays."""
 
 import os
 import sys
@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from .recipe import DIGITS, PAPER, Recipe
+from . import names
+from .recipe import DIGITS, NAMES, PAPER, Recipe
 
-PER_GROUP = {"cifar100": 2, "tiny_imagenet": 4}  # classes of one task
+PER_GROUP = {"cifar100": 2, "tiny_imagenet": 4, "names": 2}  # classes of one task
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the 50,000 training images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
 
@@ -123,11 +124,33 @@ def tiny_imagenet(n: int | None, root: Any) -> Data:
     )
 
 
-LOADERS: dict[str, Callable[[int | None, Any], Data]] = {
+def surnames(n: int | None, root: Any, clean: bool = True, split_seed: int = 0) -> Data:
+    """Surnames by language, two languages a task in the order of their names; half of each language trains.
+
+    NameData (names/LANGUAGE.txt, 18 languages) where a data root has it, else the Faker package's surnames. x uint8
+    [n, longest] letters of `names.ALPHABET`, its size past a name's end.
+    """
+    folder = _name_folder(root)
+    by_language, source = (names.read(folder, clean), str(folder)) if folder else names.embedded(clean)
+    groups = _groups("names", len(by_language), n)
+    y = np.repeat(np.arange(len(by_language)), [len(v) for v in by_language.values()])
+    test = np.zeros(len(y), bool)
+    for c in range(len(by_language)):
+        own = np.flatnonzero(y == c)
+        test[np.random.default_rng([split_seed, c]).permutation(own)[: len(own) // 2]] = True
+    x = names.encode([name for v in by_language.values() for name in v])
+    shape = x.shape[1], len(names.ALPHABET)
+    source += "" if clean else ", not cleaned"
+    return Data("names", x, y, shape, [1.0], [0.0], source, groups, test, list(by_language), NAMES)
+
+
+LOADERS: dict[str, Callable[..., Data]] = {
     "digits": digits,
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
+    "names": surnames,
 }
+OPTIONS = {"names": ("clean", "split_seed")}  # of single data sets
 
 
 def from_arrays(x: Any, y: Any) -> Data:
@@ -158,7 +181,7 @@ def data_root(root: Any) -> Path | None:
     return Path(root).expanduser() if root else None
 
 
-LAYOUTS = {"cifar100": "cifar-100-python", "tiny_imagenet": "tiny-imagenet-200"}  # folders below the data root
+LAYOUTS = {"cifar100": "cifar-100-python", "tiny_imagenet": "tiny-imagenet-200", "names": "names"}  # in the data root
 
 
 def found(root: Any = None) -> dict[str, str]:
@@ -169,7 +192,16 @@ def found(root: Any = None) -> dict[str, str]:
             said[name] = str(_folder(root, name))
         except FileNotFoundError as error:
             said[name] = f"not found: {error}"
+    if said["names"].startswith("not found"):
+        said["names"] += "; surnames of the Faker package stand for it"
     return said
+
+
+def _name_folder(root: Any) -> Path | None:
+    """NameData's folder; None where no data root is asked for and the environment's has none."""
+    if root is None and not ((base := data_root(None)) and (base / LAYOUTS["names"]).is_dir()):
+        return None
+    return _folder(root, "names")
 
 
 def _folder(root: Any, name: str) -> Path:

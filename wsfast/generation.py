@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from . import backends, provenance
 from .kernels.numba.threads import available, unordered
-from .network import Network, cnn_layers, mlp_layers
+from .network import Network, cnn_layers, gru_width, mlp_layers
 from .network import network as named_network
 from .recipe import Recipe
 from .taskset import TaskSet
@@ -224,6 +224,8 @@ def _hidden(progress: bool | None) -> bool | None:
 
 def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
     """train(task, repeat) -> (parameters [P], loss curve [epochs], record [4])."""
+    if gru_width(network) is not None:
+        return _recurrent(network, tasks, recipe, seed, backend)
     name, layers, shape, pad = _trained_by(network, tasks, recipe)
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
@@ -254,6 +256,24 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     return train
 
 
+def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
+    """As `trainer`, for gru2: plain SGD on single names."""
+    if recipe.steps is None or (recipe.batch_size, recipe.momentum, recipe.weight_decay, recipe.pad) != (1, 0, 0, None):
+        raise ValueError(
+            "generate: gru2 is trained by plain SGD on single names, want a recipe with steps, batch_size=1, "
+            f"momentum=0, weight_decay=0 and pad=None, got {recipe}"
+        )
+    op = backends.load("train_gru", backend).train_gru
+    lr, width, key = recipe.learning_rates(), gru_width(network), np.uint64(seed)
+
+    def train(t: int, r: int) -> Any:
+        task = tasks[t]
+        rows = task.train_rows, task.train_labels, task.test_rows, task.test_labels
+        return op(tasks.x, *rows, tasks.shape[1], width, tasks.classes, lr, recipe.steps, key, t, r)
+
+    return train
+
+
 def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, Any, np.ndarray, int]:
     """(the op, what it takes of the network, the images' shape, the crops' padding or -1).
 
@@ -263,6 +283,10 @@ def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, 
     op = next((op for op, layers in kinds.items() if layers is not None), None)
     if op is None:
         raise ValueError(f"generate: {network.name} is declared but cannot be trained yet (want mlp4, plainnet5, ...)")
+    if len(tasks.shape) == 2 or recipe.steps is not None:
+        raise ValueError(
+            f"generate: {tasks.name} and recipes with steps are for gru2, {network.name} has no use for them"
+        )
     if recipe.pad is not None and len(tasks.shape) != 3:
         raise ValueError(f"generate: random crops need images [channels, height, width], got {tasks.shape} (pad=None)")
     shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)

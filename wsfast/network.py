@@ -405,7 +405,13 @@ def _doubled(width: int) -> tuple[int, ...]:
 
 
 def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Network:
-    """Two GRU layers, a linear layer on the last step; input [steps, alphabet]. Chain 1 is W_ih, [alphabet, gates]."""
+    """Two GRU layers, a linear layer on the last step; input [steps, alphabet].
+
+    Chain 1 is the published one, layer 1's W_ih with all gates in its columns, [alphabet, 3 width]. The others have the
+    gates in their rows: chain 2 is W_ih, [3 alphabet, width], its Gram every pair of gates; chain 3 W_ih before and
+    after one recurrent step, (W_ih, W_ih W_hh), [12 alphabet, width]; chain 4 W_ih through layer 2's W_ih, [9 alphabet,
+    width].
+    """
     if len(input_shape) != 2:
         raise ValueError(f"gru2: the input must be [steps, alphabet], got {input_shape}")
     layers = (
@@ -414,7 +420,9 @@ def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Networ
         Layer("last", "last_step"),
         linear("fc", width, classes, "hidden2", None),
     )
-    return Network("gru2", tuple(input_shape), classes, layers, (("gru1.weight_ih_l0",),), {"width": width})
+    first = "gru1.weight_ih_l0"
+    chains = ((first,), (first,), (first, "gru1.weight_hh_l0"), (first, "gru2.weight_ih_l0"))
+    return Network("gru2", tuple(input_shape), classes, layers, chains, {"width": width})
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {
@@ -443,6 +451,14 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | 
         raise ValueError(f"width must be at least 1, got {width}")
     options = {} if width is None else {"width": width}
     return NETWORKS[name](tuple(input_shape), classes, **options)
+
+
+def gru_width(net: Network) -> int | None:
+    """Hidden units of a network whose layers are gru2's, as `wsfast.reference.gru` trains it; None for others."""
+    if len(net.input_shape) != 2 or net.layers[0].op != "gru":
+        return None
+    width = net.layers[0].parameters[0].shape[-1]
+    return width if net.layers == gru2(net.input_shape, net.classes, width).layers else None
 
 
 def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:

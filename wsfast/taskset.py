@@ -29,7 +29,9 @@ class TaskSet:
     """Tasks over shared samples.
 
     x: uint8 or float32 [n, d]. shape: of one sample, (d,) or (channels, height, width). scale, shift: float32 [d]; a
-    network's input is x * scale + shift. source: where the data came from. recipe, width: what suits this data.
+    network's input is x * scale + shift. Names: shape (steps, alphabet), x uint8 [n, steps] of letters 0 .. alphabet -
+    1, `alphabet` past a name's end; the input is one-hot. source: where the data came from. recipe, width: what suits
+    this data.
     """
 
     name: str
@@ -65,7 +67,9 @@ class TaskSet:
         return digest.hexdigest()
 
     def inputs(self, rows: np.ndarray) -> np.ndarray:
-        """What a network sees of these rows: float32 [len(rows), *shape]."""
+        """What a network sees of these rows: float32 [len(rows), *shape]; of a name, the steps before its end."""
+        if len(self.shape) == 2:
+            return (self.x[rows][:, :, None] == np.arange(self.shape[1])).astype(np.float32)
         return (self.x[rows] * self.scale + self.shift).astype(np.float32).reshape(-1, *self.shape)
 
     def regrouped(self) -> "TaskSet":
@@ -126,12 +130,16 @@ def tasks(
     n: int | None = None,
     root: str | Path | None = None,
     test_fraction: float = 0.2,
+    **options: Any,
 ) -> TaskSet:
     """The tasks of a known data set, or of any arrays.
 
     `tasks("digits")`: scikit-learn's 8x8 digits, the 45 pairs of classes. `tasks("cifar100")`: classes (2i, 2i+1), 50
     tasks, from `cifar-100-python/`. `tasks("tiny_imagenet")`: four classes each in folder order, 50 tasks, 32x32
-    pixels, from `tiny-imagenet-200/`. root: the folder that holds them, the environment's WSFAST_DATA where None.
+    pixels, from `tiny-imagenet-200/`. `tasks("names", clean=True, split_seed=0)`: surnames of two languages each, 9
+    tasks, from `names/*.txt` (NameData), or of the Faker package where root is None and there is no such folder; half
+    of each language trains, drawn from split_seed; clean: junk and repeated lines left out (`wsfast.names.tidy`). root:
+    the folder that holds them, the environment's WSFAST_DATA where None.
 
     `tasks(x, y, groups=...)`: x [samples, ...] uint8 or float (images as [channels, height, width]), y [samples]
     integers. groups: a list of tuples of classes, one task each; or an array [samples] that gives each sample's task;
@@ -149,7 +157,11 @@ def tasks(
             )
         if data not in datasets.LOADERS:
             raise ValueError(f"tasks: data must be one of {', '.join(datasets.LOADERS)} or an array, got {data!r}")
-        loaded = datasets.LOADERS[data](n, root)
+        if unknown := options.keys() - set(datasets.OPTIONS.get(data, ())):
+            raise TypeError(f"tasks: {data} has no option {', '.join(sorted(unknown))}")
+        loaded = datasets.LOADERS[data](n, root, **options)
+    elif options:
+        raise TypeError(f"tasks: arrays have no option {', '.join(sorted(options))}")
     else:
         loaded = datasets.from_arrays(data, y)
     if loaded.split is None:
@@ -164,7 +176,7 @@ def _set(data: Data, found: list[Task]) -> TaskSet:
     if counts[0] < 2:
         raise ValueError("tasks: every task needs at least 2 classes, got 1")
     channels = data.shape[0] if len(data.shape) == 3 else 1
-    per_channel = int(np.prod(data.shape)) // channels
+    per_channel = data.x.shape[1] // channels
     scale, shift = (np.repeat(np.asarray(v, np.float32), per_channel) for v in (data.scale, data.shift))
     return TaskSet(
         data.name, data.x, data.shape, scale, shift, tuple(found), counts[0], data.source, data.recipe, data.width

@@ -10,7 +10,7 @@ DRAIN = 32  # batches whose softmax denominators are multiplied up before a loga
 
 
 @leaf
-def _exp(x):
+def exp(x):
     """e^x of float32 x <= 0 to 1e-7, 0 below -87: the same bits on every machine, and the compiler can vectorise it."""
     x = x if not x < np.float32(-87) else np.float32(-87)
     n = np.int32(x * np.float32(1.44269504) - np.float32(0.5))  # nearest integer of x / ln 2
@@ -34,7 +34,7 @@ def _largest(z, top):
 @leaf
 def _exponentials(z, top, out, norm):
     for b in range(len(norm)):
-        e = _exp(z[b] - top[b])
+        e = exp(z[b] - top[b])
         out[b] = e
         norm[b] += e
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from .jit import jit
 
-INIT, ORDER, AUGMENT, CLASSIFIER = 0, 1, 2, 3
+INIT, ORDER, AUGMENT, CLASSIFIER, SAMPLE = 0, 1, 2, 3, 4
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)
@@ -78,6 +78,18 @@ def batch_order(n, epoch, seed, task, repeat, purpose=ORDER):
             j -= 1
         keys[j] = key
     return keys & 0x7FFFFFFF
+
+
+@jit
+def sample(sizes, n, epoch, seed, task, repeat):
+    """n draws of a class and a member of it, sizes int64 [classes]: int64 [n, 2]."""
+    draw = words(2 * n, seed, task, repeat, SAMPLE, epoch)
+    out = np.empty((n, 2), np.int64)
+    for i in range(n):
+        chosen = np.int64((np.uint64(draw[2 * i]) * np.uint64(len(sizes))) >> _32)
+        out[i, 0] = chosen
+        out[i, 1] = np.int64((np.uint64(draw[2 * i + 1]) * np.uint64(sizes[chosen])) >> _32)
+    return out
 
 
 @jit
