@@ -34,6 +34,28 @@ def test_triton_gives_the_same_features(zoo, device):
     np.testing.assert_allclose(k, wsfast.chain_kernel(zoo[:3], zoo[3:5], 2, cosine=True), rtol=1e-5)
 
 
+@pytest.mark.parametrize("width", [1, 9, 32])
+def test_recurrent_chains_are_the_references(width):
+    net = wsfast.network("gru2", (5, 58), 2, width=width)
+    rng = np.random.default_rng(width)
+    parameters = {p.name: rng.standard_normal((3, *p.shape)).astype(np.float32) for p in net.parameters}
+    zoo = wsfast.WeightSet(net, parameters, np.zeros(3, np.int64), np.arange(3))
+    for chain in (1, 2, 3, 4):
+        x = wsfast.chain_factor(zoo, chain)
+        want = wsfast.chain_factor(zoo, chain, backend="reference")
+        assert x.shape == (3, chains.chain_width(zoo, chain), 3 * width if chain == 1 else width)
+        np.testing.assert_allclose(x, want, atol=2e-6 * np.abs(want).max())
+        k = wsfast.chain_kernel(zoo, chain=chain, backend="reference")
+        np.testing.assert_allclose(wsfast.chain_kernel(zoo, chain=chain), k, atol=2e-6 * k.max())
+        np.testing.assert_allclose(np.diag(chains.feature_kernel("raw", zoo, chain=chain)), 1, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"chain must be 1\.\.4 for gru2, got 5"):
+        wsfast.chain_factor(zoo, 5)
+    with pytest.raises(ValueError, match=r"row_normalize is for fully connected chains, gru2"):
+        wsfast.chain_factor(zoo, 3, row_normalize=True)
+    with pytest.raises(ValueError, match=r"chains of gru2 do not continue one another"):
+        wsfast.compare(zoo[0], zoo[1])
+
+
 def test_rescaling_between_layers(zoo):
     """W_1 D, D^-1 W_2 keeps the function of a ReLU net: G_1 moves, G_2 and the unit-column chains do not."""
     scaled = zoo[:5]

@@ -230,6 +230,15 @@ def test_what_recurrent_networks_cannot_be_trained_with(surnames, four_tasks):
     for change in ({"momentum": 0.9}, {"batch_size": 2}, {"weight_decay": 0.1}, {"pad": 1}, {"steps": None}):
         with pytest.raises(ValueError, match=r"gru2 is trained by plain SGD on single names, want a recipe with steps"):
             wsfast.generate("gru2", surnames, repeats=1, recipe=replace(surnames.recipe, **change))
+    empty = surnames.x.copy()
+    empty[7] = surnames.shape[1]
+    with pytest.raises(ValueError, match=r"name 7 of names has no letter"):
+        wsfast.generate("gru2", replace(surnames, x=empty), repeats=1)
+    first = surnames[0]
+    own = first.train_labels == 0
+    half = replace(first, train_rows=first.train_rows[own], train_labels=first.train_labels[own])
+    with pytest.raises(ValueError, match=r"a class of task Croatian\+Czech has no training name"):
+        wsfast.generate("gru2", replace(surnames, tasks=(half,)), repeats=1)
     with pytest.raises(ValueError, match=r"names and recipes with steps are for gru2, mlp4 has no use for them"):
         wsfast.generate("mlp4", surnames, repeats=1)
     with pytest.raises(ValueError, match=r"digits and recipes with steps are for gru2"):

@@ -263,6 +263,11 @@ def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, back
             "generate: gru2 is trained by plain SGD on single names, want a recipe with steps, batch_size=1, "
             f"momentum=0, weight_decay=0 and pad=None, got {recipe}"
         )
+    if (tasks.x[:, 0] >= tasks.shape[1]).any():
+        raise ValueError(f"generate: name {int(np.argmax(tasks.x[:, 0]))} of {tasks.name} has no letter")
+    for t in tasks.tasks:
+        if len(np.unique(t.train_labels)) < tasks.classes:
+            raise ValueError(f"generate: a class of task {t.name} has no training name")
     op = backends.load("train_gru", backend).train_gru
     lr, width, key = recipe.learning_rates(), gru_width(network), np.uint64(seed)
 

@@ -292,12 +292,15 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
     logits, gradient = np.zeros(classes, np.float32), np.zeros(classes, np.float32)
 
     lengths = _lengths(x, train_rows, alphabet)
-    members = np.argsort(train_labels, kind="mergesort")  # stable: by class, in the rows' order
-    sizes, starts = np.zeros(classes, np.int64), np.zeros(classes, np.int64)
-    for label in train_labels:
-        sizes[label] += 1
-    for c in range(1, classes):
-        starts[c] = starts[c - 1] + sizes[c - 1]
+    members, starts, found = np.empty(len(train_rows), np.int64), np.empty(classes, np.int64), 0  # sorted by class
+    sizes = np.zeros(classes, np.int64)
+    for c in range(classes):
+        starts[c] = found
+        for i in range(len(train_labels)):
+            if train_labels[i] == c:
+                members[found] = i
+                found += 1
+        sizes[c] = found - starts[c]
 
     loss_curve = np.zeros(len(lr))
     for epoch in range(len(lr)):
