@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: study test bench lint types kernels gpu clean
+.PHONY: study test bench lint types kernels gpu fuzz clean
 
 study: $(READY)
 	$(VENV)/bin/wsfast study
@@ -22,6 +22,12 @@ kernels: $(READY)
 # On a machine with a GPU: the tests of its kernels, then the benchmark, in one JSON file under bench/results.
 gpu: $(READY)
 	$(PY) -m bench.gpu
+
+# Random bytes as weight sets, for a minute; needs Linux on x86-64.
+SECONDS ?= 60
+fuzz: $(READY)
+	$(PY) -m pip install --quiet 'atheris>=2.3'
+	$(PY) tests/fuzz_storage.py -max_total_time=$(SECONDS) -timeout=10 -rss_limit_mb=4096
 
 lint: $(READY) types
 	$(VENV)/bin/ruff check .

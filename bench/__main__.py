@@ -4,8 +4,7 @@ import argparse
 import json
 import re
 
-from bench import bench_chain_kernel, bench_train_cnn, bench_train_mlp, page, peak
-from bench.contest import ROUNDS
+from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_mlp, page, peak
 from wsfast import provenance
 
 
@@ -20,10 +19,10 @@ def main() -> None:
     ceilings = peak.sgemm()
     print(page.ceiling(ceilings), flush=True)
     rows = []
-    for suite in (bench_train_mlp, bench_train_cnn, bench_chain_kernel):
+    for suite in (bench_train_mlp, bench_train_cnn, bench_chain_kernel, bench_classifier):
         for case in suite.CASES:
             contest = suite.contest(suite.shorter(case) if options.quick else case)
-            for _ in range(2 if options.quick else ROUNDS):
+            for _ in range(2 if options.quick else contest.rounds):
                 contest.round()
             found = contest.rows(max(ceilings.values()))
             print(page.tables(found), flush=True)

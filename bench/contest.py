@@ -14,12 +14,12 @@ PAUSE = 0.3  # seconds; OpenMP's idle threads spin for up to 0.2 s and would run
 
 @dataclass
 class Contender:
-    """call does `units` units of work (networks x steps, or one matrix); how: its threads; error, worst: against
-    float64, the median and the worst network's."""
+    """call does `units` units of work (networks x steps, or a matrix or a part of one); how: its threads; error,
+    worst: against float64, the median and the worst network's."""
 
     name: str
     call: Callable[[], Any]
-    units: int
+    units: float
     how: str
     error: float
     worst: float
@@ -28,15 +28,16 @@ class Contender:
 
 @dataclass
 class Contest:
-    """unit_flop: operations of one unit by formula, the same for all; goal: how many times the best peer's speed;
-    limit: of the worst error."""
+    """unit_flop: operations of one unit by formula, the same for all, None where they differ; goal: how many times the
+    best peer's speed; limit: of the worst error; rounds: fewer where one takes long."""
 
     suite: str
     case: str
-    unit_flop: float
+    unit_flop: float | None
     goal: float | None
     limit: float
     contenders: list[Contender]
+    rounds: int = ROUNDS
 
     def __post_init__(self) -> None:
         wrong = [f"{c.name} errs {c.worst:.1e}" for c in self.contenders if not c.worst <= self.limit]
@@ -56,10 +57,17 @@ class Contest:
         rows = []
         for c in self.contenders:
             q1, median, q3 = np.quantile(c.seconds, (0.25, 0.5, 0.75)).tolist()
-            rate = self.unit_flop / median / 1e9
+            rate = self.unit_flop and self.unit_flop / median / 1e9
             row = {"suite": self.suite, "case": self.case, "contender": c.name, "how": c.how}
             row |= {"error": c.error, "worst": c.worst}
-            row |= {"median": median, "q1": q1, "q3": q3, "seconds": c.seconds, "gflops": rate, "share": rate / peak}
+            row |= {
+                "median": median,
+                "q1": q1,
+                "q3": q3,
+                "seconds": c.seconds,
+                "gflops": rate,
+                "share": rate and rate / peak,
+            }
             rows.append(row | {"ratio": best / median, "goal": self.goal if c.name == OURS else None})
         return rows
 
@@ -72,6 +80,6 @@ def relative(got: Any, oracle: np.ndarray) -> float:
 def record(benchmark: Any, contest: Contest, peak: float) -> None:
     """Run a contest under pytest-benchmark: its time is that of a whole round, the contenders' are in extra_info."""
     benchmark.group = f"{contest.suite} {contest.case}"
-    benchmark.pedantic(contest.round, rounds=ROUNDS)
+    benchmark.pedantic(contest.round, rounds=contest.rounds)
     for row in contest.rows(peak):
         benchmark.extra_info[row["contender"]] = row

@@ -10,10 +10,11 @@ RESULTS = HERE / "results"
 HEAD = """# Results
 
 Made by `python -m bench` from `results/*.json`; `python -m bench --page` makes it again. Time: median and quartiles of
-interleaved rounds, for one step of one network (train_mlp) or one N x N matrix (chain_kernel). GFLOP/s: operations by
-formula over the median. Peak: the best float32 matrix product of the same run. Ratio: the best peer's time over this
-one's. Error: against NumPy float64, of the weight change (train_mlp, the median of the checked networks, and the worst,
-which rounding alone can carry over a ReLU's kink) or of K's entries (chain_kernel). All float32.
+interleaved rounds, for one step of one network (train_mlp), one N x N matrix (chain_kernel), one fit (classifier) or
+one labeling's fit and test (labelings). GFLOP/s: operations by formula over the median. Peak: the best float32 matrix
+product of the same run. Ratio: the best peer's time over this one's. Error: of train_mlp and chain_kernel against NumPy
+float64, of the weight change (the median of the checked networks, and the worst, which rounding alone can carry over a
+ReLU's kink) or of K's entries, all float32; of classifier and labelings the share of wrong answers on test networks.
 """
 
 
@@ -41,8 +42,9 @@ def tables(rows: list[dict[str, Any]]) -> str:
         lines.append("|---|---|---|---|---|---|---|---|---|---|")
         for r in group:
             spread = f"{duration(r['q1'])} to {duration(r['q3'])}"
+            speed = "|" if r["gflops"] is None else f"{r['gflops']:.1f} | {r['share']:.0%}"
             lines.append(
-                f"| {r['contender']} | {duration(r['median'])} | {spread} | {r['gflops']:.1f} | {r['share']:.0%} "
+                f"| {r['contender']} | {duration(r['median'])} | {spread} | {speed} "
                 f"| {r['ratio']:.2f} | {goal(r)} | {r['error']:.1e} | {r['worst']:.1e} | {r['how']} |"
             )
     return "\n".join(lines) + "\n"

@@ -35,6 +35,11 @@ def chain_factor(weights, row_normalize=False, column_normalize=False):
     return _unit(x, axis=1) if column_normalize else x
 
 
+def host(x):
+    """Factors as a NumPy array: they are one."""
+    return x
+
+
 def chain_gram(x):
     """G = X X^T: [N, d, r] -> [N, d, d]."""
     x = np.asarray(x, np.float64)

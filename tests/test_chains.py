@@ -1,3 +1,6 @@
+import tracemalloc
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from wsfast.reference import gram
@@ -19,6 +22,16 @@ def test_public_functions_are_the_reference(zoo):
         np.testing.assert_allclose(wsfast.chain_kernel(zoo[:3], zoo, chain), k[:3], rtol=1e-6)
         g = wsfast.chain_gram(zoo, chain).astype(np.float64)
         np.testing.assert_allclose(np.einsum("iab,jab->ij", g, g), k, rtol=1e-5)
+
+
+def test_triton_gives_the_same_features(zoo, device):
+    for chain, unit in ((1, False), (2, True)):
+        options = {"chain": chain, "column_normalize": unit}
+        for f in (wsfast.chain_factor, wsfast.chain_gram, wsfast.chain_kernel):
+            got, want = f(zoo[:3], **options, backend="triton", device=device), f(zoo[:3], **options)
+            np.testing.assert_allclose(got, want, atol=1e-5 * np.abs(want).max())
+    k = wsfast.chain_kernel(zoo[:3], zoo[3:5], 2, cosine=True, backend="triton", device=device)
+    np.testing.assert_allclose(k, wsfast.chain_kernel(zoo[:3], zoo[3:5], 2, cosine=True), rtol=1e-5)
 
 
 def test_rescaling_between_layers(zoo):
@@ -58,6 +71,111 @@ def test_the_cheaper_form_by_counting(n, d, r):
     assert chains.cheaper_form(n, n, d, r) == ("factorised" if factorised < packed else "packed")
 
 
+def on_disk(zoo, folder):
+    """The same set, its parameters mapped from files."""
+    arrays = {}
+    for name, array in zoo.parameters.items():
+        np.save(folder / f"{name}.npy", array)
+        arrays[name] = np.load(folder / f"{name}.npy", mmap_mode="r")
+    return replace(zoo, parameters=arrays)
+
+
+class Counted:
+    """An array on a disk that does not exist: slices of it are made when they are read, and the largest is noted."""
+
+    def __init__(self, n, shape):
+        self.n, self.shape, self.largest, self.reads = n, shape, 0, 0
+
+    def __getitem__(self, run):
+        networks = np.arange(self.n)[run]
+        self.largest, self.reads = max(self.largest, len(networks)), self.reads + 1
+        return np.stack([np.random.default_rng(i).standard_normal(self.shape, np.float32) for i in networks])
+
+
+class Recorded:
+    """An array that notes the longest slice that was read of it."""
+
+    def __init__(self, array):
+        self.array, self.largest = array, 0
+
+    def __getitem__(self, run):
+        self.largest = max(self.largest, len(self.array[run]))
+        return self.array[run]
+
+
+@pytest.mark.parametrize("options", [{}, {"column_normalize": True, "cosine": True}, {"form": "factorised"}])
+def test_runs_of_networks_give_the_same_bits(zoo, tmp_path, options):
+    size = 4 * (64 * 24 + 24 * 24 + 64 * 24)  # weights and factor of one network, chain 2
+    mapped = on_disk(zoo, tmp_path)
+    whole, across = (wsfast.chain_kernel(zoo, b, 2, **options) for b in (None, zoo[:7]))
+    assert 2 * 7 * size < sum(mapped.parameters[f"fc{k}.weight"].nbytes for k in (1, 2))  # less than the set
+    for networks in (1, 7, 39):
+        memory = 2 * networks * size
+        np.testing.assert_array_equal(wsfast.chain_kernel(mapped, chain=2, memory=memory, **options), whole)
+        np.testing.assert_array_equal(wsfast.chain_kernel(zoo, mapped[:7], 2, memory=memory, **options), across)
+    with pytest.raises(
+        ValueError, match=rf"memory must be at least {2 * size:,} bytes, .* got {2 * size - 1:,} \(raise it"
+    ):
+        wsfast.chain_kernel(zoo, chain=2, memory=2 * size - 1)
+
+
+def test_raw_layers_in_runs_give_the_same_bits(zoo, tmp_path):
+    mapped = on_disk(zoo, tmp_path)
+    for b in (None, zoo[:7]):
+        whole = chains.feature_kernel("raw", zoo, b, chain=2)
+        for networks in (1, 13):
+            memory = networks * 16 * 24 * 24
+            np.testing.assert_array_equal(chains.feature_kernel("raw", mapped, b, chain=2, memory=memory), whole)
+
+
+def test_a_set_larger_than_the_limit_is_read_in_parts():
+    """Counted: bytes in hand stay under the limit, and what is held beyond them under one tile a network."""
+    n, d, r = 60, 400, 300
+    network = wsfast.network("mlp4", (d,), 2, width=r)
+    weight = Counted(n, (d, r))
+    big = wsfast.WeightSet(network, {"fc1.weight": weight}, np.zeros(n, np.int64), np.arange(n))
+    size = 2 * 4 * d * r  # weights and factor
+    memory = 2 * 10 * size
+    assert memory < n * 4 * d * r  # the weights alone are larger
+    wsfast.chain_kernel(wsfast.WeightSet(network, {"fc1.weight": Counted(3, (d, r))}, np.zeros(3), np.arange(3)))
+    tracemalloc.start()
+    try:
+        got = wsfast.chain_kernel(big, form="packed", memory=memory)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert weight.largest == 10
+    assert weight.reads == 6 + 10  # the runs of the first row of pairs, then those right of each next row's second
+    workspace = 2 * 48 * 4 * 400 * 401 // 2 + (16 << 20)  # every number of G of two panels of networks, and scratch
+    assert peak < memory + workspace, peak
+    np.testing.assert_array_equal(got, got.T)
+    part = [0, 31, 59]
+    x = np.stack([weight[i : i + 1][0] for i in part])
+    np.testing.assert_allclose(got[np.ix_(part, part)], gram.chain_kernel(x), rtol=1e-6)
+
+
+def test_what_goes_wrong_while_reading_is_raised(zoo):
+    class Broken(Counted):
+        def __getitem__(self, run):
+            if run.start:
+                raise KeyboardInterrupt
+            return super().__getitem__(run)
+
+    broken = replace(zoo, parameters={"fc1.weight": Broken(40, (64, 24))})
+    with pytest.raises(KeyboardInterrupt):
+        wsfast.chain_kernel(broken, memory=10 * 8 * 4 * 64 * 24)
+
+
+def test_divergence_is_looked_for_in_parts(zoo, monkeypatch):
+    monkeypatch.setattr("wsfast.weights.AT_A_TIME", 7 * 4 * 64 * 24)
+    array = zoo.parameters["fc1.weight"].copy()
+    array[[3, 38], 5, 1] = np.nan, 1e7
+    weight = Recorded(array)
+    spoilt = replace(zoo, parameters={**zoo.parameters, "fc1.weight": weight})
+    assert np.nonzero(spoilt.diverged)[0].tolist() == [3, 38]
+    assert weight.largest == 7
+
+
 def test_bad_input(zoo, monkeypatch):
     with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4, got 9"):
         wsfast.chain_factor(zoo, 9)
@@ -69,8 +187,6 @@ def test_bad_input(zoo, monkeypatch):
         chains.feature_kernel("raw", zoo, cosine=False)
     with pytest.raises(ValueError, match=r"backend must be one of"):
         wsfast.chain_gram(zoo, backend="tritium")
-    with pytest.raises(ValueError, match=r"backend triton"):
-        wsfast.chain_gram(zoo, backend="triton")
     monkeypatch.setattr(chains, "GRAM_LIMIT", 1000)
     with pytest.raises(ValueError, match=r"chain_gram: 40 x 64 x 64 would take .* GiB, .*use chain_kernel"):
         wsfast.chain_gram(zoo)

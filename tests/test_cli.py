@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from wsfast import cli, studying
+from wsfast import cli, rows
 
 SMALL = ["--tasks", "4", "--repeats", "6", "--width", "8", "--epochs", "3", "--permutations", "9"]
 
@@ -23,7 +23,16 @@ def test_study_from_the_command_line(tmp_path, capsys):
     results = json.loads((out / "results.json").read_text())
     assert results["recipe"]["epochs"] == 3
     assert results["options"]["widths"] == [8, 8, 8]
-    assert results["timing"]["total_s"] > 0
+    assert results["timing"]["total_s"] > results["timing"]["controls_s"] > 0
+    assert results["skipped"] == []
+    found = {(c["control"], c["n"], c["chance"]) for c in results["informative_controls"]}
+    assert found == {("relabelled images", 6, 1 / 3), ("shuffled labels", 10, 1 / 5)}
+
+
+def test_a_quick_study_trains_no_further_networks(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wsfast.taskset.TaskSet.regrouped", None)  # a call would fail
+    assert cli.main(["study", *SMALL, "--quick", "--out", str(tmp_path)]) == 0
+    assert "skipped: permutation tests, further split seeds, bootstrap by task, controls" in capsys.readouterr().out
 
 
 def test_study_of_residual_networks(tmp_path, capsys):
@@ -57,7 +66,8 @@ def test_info(capsys, tmp_path, monkeypatch):
         (["--data", "mnist1"], "data must be one of digits"),
         (["--network", "vgg"], "network must be one of mlp4"),
         (["--network", "plainnet5"], "plainnet5: images must be"),
-        (["--tasks", "3"], "3 tasks are too few"),
+        (["--tasks", "3"], "want at least 4 tasks (two to train on, two unseen), got 3"),
+        (["--tasks", "1"], "want 4 classes without a sample in common"),
         (["--repeats", "0"], "repeats must be at least 1"),
         (["--alpha", "2"], "alpha must be in"),
         (["--data", "cifar100", "--data-root", "nowhere"], "cifar-100-python is missing"),
@@ -80,7 +90,7 @@ def test_ctrl_c_writes_nothing(tmp_path, capsys, monkeypatch):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(studying, "retrieval", interrupted)
+    monkeypatch.setattr(rows, "retrieval", interrupted)
     assert cli.main(["study", *SMALL, "--out", str(tmp_path)]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 import inspect
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import torch
 from wsfast.reference import mlp, philox
 
-from bench.gpu import cases, contest, draws, headline, ours, page, roofline, runner
+from bench.gpu import cases, chains, contest, draws, headline, ours, page, roofline, runner
 
 ODD = cases.SMOKE["smoke-odd"]
 CEILINGS = {"copy": 4000.0, "fp32": 50.0, "tf32": 400.0, "bf16": 700.0}
@@ -78,9 +79,11 @@ def test_every_case_goes_through_without_our_op(tmp_path, monkeypatch):
     assert json.loads(out.read_text()) == run
     assert runner.failures(run) == []
     own = [r for r in run["rows"] if r["family"] == "ours"]
+    own += [r for r in run["chains"] if r["contender"] == "wsfast"]
     assert {r["status"] for r in [*own, run["headline"]]} == {"not measured: TRITON_INTERPRET is unset"}
     timed = [r for r in run["rows"] if r["family"] not in ("ours", "jax")]
     assert all(r["status"] == "ok" and r["median"] > 0 for r in timed)
+    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in run["chains"] if r["contender"] != "wsfast")
     assert "TRITON_INTERPRET is unset" in page.run_text(run)
     roofline.draw(run, tmp_path / "roofline.svg")
     assert (tmp_path / "roofline.svg").read_text().count("<svg") == 1
@@ -132,6 +135,47 @@ def test_headline_notices_other_bits(op, monkeypatch):
 
     monkeypatch.setattr(op, "train_mlp", depends_on_company)
     assert headline.run("cpu", headline.SMOKE, CEILINGS)["status"].startswith("FAILED")
+
+
+@pytest.mark.parametrize("case", chains.SMOKE, ids=lambda case: case.op)
+def test_chain_kernels_are_timed_and_judged(case, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    goal = replace(case, goal=1e-9 if case.op == "chain_gram" else 1e9)
+    rows = chains.contest(goal, "cpu", CEILINGS)
+    assert {r["status"] for r in rows} == {"ok"}
+    assert max(r["error"] for r in rows if r["precision"] != "tf32") < 1e-6
+    exact, loose = (r for r in rows if r["contender"] == "wsfast")
+    assert exact["met"]
+    assert "goal" not in loose
+    assert exact["ratio"] == pytest.approx(min(r["median"] for r in rows if r["precision"] == "fp32") / exact["median"])
+    assert ": met |" in page.chain_tables(rows)
+
+
+def test_a_wrong_chain_kernel_gets_no_time(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    right = ours.chain
+    monkeypatch.setattr(ours, "chain", lambda op, x, precision: right(op, x, precision) * 1.00001)
+    exact, loose = (r for r in chains.contest(chains.SMOKE[0], "cpu", CEILINGS) if r["contender"] == "wsfast")
+    assert exact["status"].startswith("FAILED: errs 1.0e-05")
+    assert "median" not in exact
+    assert loose["status"] == "ok"
+    assert "FAILED" in page.chain_tables([exact])
+    assert runner.failures({"rows": [], "chains": [exact], "headline": {}, "wrong": {}})
+
+
+def test_a_chain_kernel_that_depends_on_company_or_crashes_fails(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    right = ours.chain
+    monkeypatch.setattr(ours, "chain", lambda op, x, precision: right(op, x, precision) * (1 + len(x) * 2.0**-40))
+    rows = [r for r in chains.contest(chains.SMOKE[1], "cpu", CEILINGS) if r["contender"] == "wsfast"]
+    assert {r["status"] for r in rows} == {"FAILED: networks alone and among all others got other bits"}
+
+    def crash(*_):
+        raise RuntimeError("out of registers")
+
+    monkeypatch.setattr(ours, "chain", crash)
+    rows = [r for r in chains.contest(chains.SMOKE[0], "cpu", CEILINGS) if r["contender"] == "wsfast"]
+    assert {r["status"] for r in rows} == {"FAILED: RuntimeError: out of registers"}
 
 
 def test_page_without_a_run_says_so(tmp_path, monkeypatch):

@@ -55,3 +55,16 @@ def test_small_networks_move_only_their_images():
     assert model.ours([64, 32, 32, 32, 2], 128) == "whole"
     assert model.ours([3072, 500, 500, 500, 2], 128) == "merged"
     assert model.step_bytes([64, 32, 32, 32, 2], "whole", 128) == 128 * 64
+
+
+def test_chain_kernels_by_hand():
+    """The project's figures: 1.4e14 operations for 5,000 networks at d = 3072 and r = 500, 2.1 s of plain float32."""
+    floor = model.chain_floor("chain_kernel", 5000, 3072, 500, "fp32", model.ASSUMED, triangle=True)
+    assert floor.flop == pytest.approx(1.4e14, rel=0.02)
+    assert floor.seconds == pytest.approx(2.1, rel=0.02)
+    thrice = model.chain_floor("chain_kernel", 5000, 3072, 500, "tf32x3", model.ASSUMED, triangle=True)
+    assert thrice.seconds == pytest.approx(3 * floor.flop / 400e12)
+    whole = model.chain_floor("chain_gram", 3, 4, 5, "fp32", model.ASSUMED, triangle=False)
+    half = model.chain_floor("chain_gram", 3, 4, 5, "fp32", model.ASSUMED, triangle=True)
+    assert (whole.flop, half.flop) == (2 * 3 * 5 * 16, 2 * 3 * 5 * 10)
+    assert whole.bytes == half.bytes == 4 * 3 * (20 + 16)

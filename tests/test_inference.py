@@ -31,6 +31,58 @@ def test_the_papers_own_counts():
     assert inference.p_error_at_least(0, 80, 0.05) < 0.05 < inference.p_error_at_least(1, 80, 0.05)
 
 
+def test_the_papers_rnn_retrieval_is_not_established():
+    """3 or 4 errors among 80 queries."""
+    for errors, p in ((3, 0.428), (4, 0.629)):
+        assert inference.p_error_at_least(errors, 80, 0.05) == pytest.approx(p, abs=0.001)
+    assert inference.smallest_n(3, 80, 0.05) > 80
+    assert inference.smallest_n(4, 80, 0.05) is None  # 5 % is no error below 5 %
+
+
+def test_two_sided_by_hand():
+    """One head of ten, or none, or nine, or ten."""
+    assert inference.p_chance_two_sided(9, 10, 0.5) == pytest.approx(22 / 1024)
+    assert inference.p_chance_two_sided(1, 10, 0.5) == pytest.approx(22 / 1024)
+    assert inference.p_chance_two_sided(5, 10, 0.5) == 1
+
+
+@pytest.mark.parametrize("level", [0.05, 0.05 / 3])
+@pytest.mark.parametrize(("errors", "n"), [(0, 7), (15, 400), (3, 80), (1, 1000), (2, 59), (19, 400), (39, 800)])
+def test_smallest_n_by_trying_every_n(errors, n, level):
+    m = np.arange(1, 200_000)
+    most = -(-m * errors // n)
+    enough = stats.binom.cdf(most, m, 0.05) <= level
+    assert inference.smallest_n(errors, n, 0.05, level) == m[enough.argmax()]
+
+
+def test_smallest_n_without_errors_is_the_rule_of_three():
+    assert inference.smallest_n(0, 1, 0.05) == 59
+    assert inference.smallest_n(0, 1, 0.01) == 299
+    assert inference.smallest_n(0, 1, 0.5, 0.5) == 1
+    assert inference.smallest_n(1, 2, 0.5) is None
+
+
+def test_bootstrap_by_task():
+    """Tasks of one network each: nearly the exact interval. Errors that share a task: a much wider one."""
+    wrong, alone = np.arange(400) % 5 == 0, np.arange(400)
+    low, high = inference.bootstrap_by_task(wrong, alone)
+    np.testing.assert_allclose((low, high), stats.binom.ppf([0.025, 0.975], 400, 0.8) / 400, atol=0.008)
+    tasks = np.repeat(np.arange(20), 20)
+    wide = inference.bootstrap_by_task(tasks % 5 == 0, tasks)
+    assert wide[1] - wide[0] > 3 * (high - low)
+    assert inference.bootstrap_by_task(wrong, np.zeros(400, int)) == (0.8, 0.8)
+    assert inference.bootstrap_by_task(np.zeros(9, bool), np.arange(9)) == (1, 1)
+    assert inference.bootstrap_by_task(wrong, alone) == (low, high)
+    assert inference.bootstrap_by_task(wrong, alone, seed=1) != (low, high)
+
+
+def test_bootstrap_weighs_tasks_by_their_networks():
+    """Nine right of a task of nine, one wrong of a task of one: draws are 1, 0.9 or 0."""
+    wrong, tasks = np.arange(10) == 9, np.array([4] * 9 + [7])
+    assert inference.bootstrap_by_task(wrong, tasks) == (0, 1)
+    assert inference.bootstrap_by_task(wrong, tasks, level=0.2) == (0.9, 0.9)
+
+
 def test_holm_by_hand():
     np.testing.assert_allclose(inference.holm([0.01, 0.04, 0.03]), [0.03, 0.06, 0.06])
     np.testing.assert_allclose(inference.holm([0.5, 0.9]), [1.0, 1.0])

@@ -12,7 +12,7 @@ from wsfast.report import report_html
 
 @pytest.fixture(scope="module")
 def result(zoo):
-    return wsfast.study(zoo, permutations=9, progress=False)
+    return wsfast.study(zoo, permutations=9, controls={"other <labels>": zoo[zoo.repeats < 5]}, progress=False)
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,13 @@ def changed(result, **numbers):
 
 def test_it_is_one_page_with_every_figure_and_number(result, page):
     assert page.startswith("<!doctype html>")
-    assert page.count("<svg") == 4  # accuracy, controls, CMC, training
+    assert page.count("<svg") == 6  # accuracy, controls twice, distances, CMC, training
     assert page.count("<img") == 2  # heat map, embedding
-    for cell in (*result.numbers["cells"], *result.numbers["controls"]):
+    for cell in (*result.numbers["cells"], *result.numbers["controls"], *result.numbers["informative_controls"]):
         row = rf"<td>{cell['errors']} / {cell['n']}</td><td>{100 * cell['accuracy']:.1f}</td>"
         assert row in page
+    for d in result.numbers["distances"]:
+        assert f"<td>{d['pseudo_f']:,.1f}</td><td>{100 * d['r2']:.1f}</td>" in page
     for key in ("commit", "split_seed", "precision", "numba", "Classifier: ridge", "recipe: lr"):
         assert key in page
 
@@ -53,9 +55,11 @@ def test_ids_are_unique_and_references_found(page):
 )
 def test_the_verdict_is_in_words(result, established, rule, fine):
     """One protocol says this, the other its opposite: neither may borrow the other's words."""
-    own = {"established": established, "p": 0.0126, "paper_rule": rule}
+    own = {"established": established, "p": 0.0126, "paper_rule": rule, "n_to_establish": 1234}
     other = {"established": not established, "p": 0.25, "paper_rule": "accept" if not established else "reject"}
-    verdict = {"classification": own, "retrieval": other, "controls_at_chance": fine}
+    other["n_to_establish"] = None
+    chance = {"controls_at_chance": fine, "controls_margin": 0.123}
+    verdict = {"classification": own, "retrieval": other, **chance}
     page = report_html(changed(result, verdict=verdict))
     for protocol, v in (("classification", own), ("retrieval", other)):
         said = next(p for p in re.findall(r"<p>.*?</p>", page) if f"<b>{protocol}</b>" in p)
@@ -65,7 +69,9 @@ def test_the_verdict_is_in_words(result, established, rule, fine):
         assert f"p = {v['p']:.2g}" in said
         assert f"<b>{v['paper_rule']}</b>" in said
         assert ("luck" in said) == (v["paper_rule"] == "accept" and not v["established"])
-    assert ("as they must be" in page) == fine
+    assert ("1,234 test networks a chain could establish it" in page) != established
+    assert ("No number of test networks could" in page) == established
+    assert ("more than 12.3 points from chance is excluded" in page) == fine
     assert ("do not trust the verdict" in page) != fine
 
 
@@ -85,22 +91,28 @@ def test_imported_sets_have_no_training_curve(result, loss):
     page = report_html(imported)
     assert "No training curves" in page
     assert "no training recipe" in page
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 5
 
 
 def test_a_loss_of_zero_is_drawn(result):
-    assert report_html(replace(result, loss=np.zeros_like(result.loss))).count("<svg") == 4
+    assert report_html(replace(result, loss=np.zeros_like(result.loss))).count("<svg") == 6
 
 
-def test_the_papers_classifier_has_no_permutations(result):
+def test_what_was_skipped_is_said(zoo, page):
+    quick = report_html(wsfast.study(zoo, quick=True, progress=False))
+    assert "Not computed in this study: permutation tests, further split seeds, bootstrap by task, controls" in quick
+    assert "What do the features read?" not in quick
+    assert "by task 95" not in quick
+    assert "Not computed" not in page
+    assert "What do the features read?" in page
+
+
+def test_the_papers_classifier_is_named(result):
     numbers = copy.deepcopy(result.numbers)
     for cell in numbers["cells"]:
-        for key in [k for k in cell if k.startswith("permut") or k == "p_permutation"]:
-            del cell[key]
-        cell["classifier"] = cell["classifier"].replace("ridge", "sgd")
-    curves = {(f, c, s.replace("ridge", "sgd")): v for (f, c, s), v in result.curves.items()}
+        cell["classifier"] = cell["classifier"].replace("logistic", "sgd")
+    curves = {(f, c, s.replace("logistic", "sgd")): v for (f, c, s), v in result.curves.items()}
     page = report_html(replace(result, numbers={**numbers, "classifier": "sgd"}, curves=curves))
-    assert "permuted" not in page
     assert "retrieval (sgd)" in page
     assert "Classifier: sgd" in page
 
@@ -110,10 +122,10 @@ def test_any_number_of_chains(result, chains):
     def over(rows):
         return [{**r, "chain": c} for c in range(1, chains + 1) for r in rows if r["chain"] == 1]
 
-    numbers = {"cells": over(result.numbers["cells"]), "controls": over(result.numbers["controls"])}
+    numbers = {k: over(result.numbers[k]) for k in ("cells", "distances", "controls", "informative_controls")}
     curves = {(f, c, s): v for c in range(1, chains + 1) for (f, o, s), v in result.curves.items() if o == 1}
     page = report_html(replace(changed(result, **numbers), curves=curves, kernel_chain=1))
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == 6
 
 
 def test_tiny_sets_are_drawn_or_said_to_be_too_small(result):
@@ -146,3 +158,11 @@ def test_the_heat_map_of_thousands_of_networks_stays_small(result):
     x = np.random.default_rng(0).standard_normal((n, 5))
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     assert len(figures.heat_map(replace(result, kernel=x @ x.T, labels=np.arange(n) % 40))) < 2.5e6
+
+
+def test_only_some_of_many_networks_are_drawn(result, monkeypatch):
+    drawn = figures.heat_map(result)
+    monkeypatch.setattr(figures, "SHOWN", 25)
+    assert figures.heat_map(result) != drawn
+    monkeypatch.setattr(figures, "SHOWN", 40)
+    assert figures.heat_map(result) == drawn

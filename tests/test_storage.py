@@ -3,6 +3,8 @@ import struct
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 import wsfast
 from wsfast import storage
@@ -95,7 +97,7 @@ def test_a_newer_schema_is_refused(stored):
 
 def test_a_shard_outside_the_folder_is_refused(stored):
     altered(stored, lambda m: m["shards"][0].update(file="../shard-00000.safetensors"))
-    with pytest.raises(ValueError, match="names a shard"):
+    with pytest.raises(ValueError, match=r"wanted a shard's file, got '../shard"):
         wsfast.WeightSet.open(stored)
 
 
@@ -115,5 +117,78 @@ def test_damaged_shards_are_named(stored):
 
 def test_shapes_that_disagree_are_named(stored):
     altered(stored, lambda m: m["shards"][1].update(networks=6))
-    with pytest.raises(ValueError, match=r"shard-00001.safetensors: fc1.weight is F32 \(7, 64, 24\)"):
+    with pytest.raises(ValueError, match=r"shard-00001.safetensors: fc1.weight is \('F32', \(7, 64, 24\)\)"):
         wsfast.WeightSet.open(stored)
+
+
+ANYTHING = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=5,
+)
+FUZZ = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def places(value, path=()):
+    """Every place in nested lists and dictionaries."""
+    yield path
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, inner in inside:
+        yield from places(inner, (*path, key))
+
+
+def opens_or_is_refused(folder):
+    """The set's labels, or None where it was refused by name; any other error is a failure."""
+    try:
+        zoo = wsfast.WeightSet.open(folder, partial=True)
+    except ValueError as error:
+        assert str(folder) in str(error)  # noqa: PT017
+        return None
+    for array in zoo.parameters.values():
+        assert np.asarray(array).nbytes <= 40 * 4 * 64 * 24
+    return zoo.labels
+
+
+@FUZZ
+@given(data=st.data())
+def test_any_change_to_a_manifest_is_refused_or_harmless(stored, data):
+    path = stored / "manifest.json"
+    whole = path.read_text()
+    values = json.loads(whole)
+    place = data.draw(st.sampled_from(list(places(values))))
+    if place:
+        holder = values
+        for key in place[:-1]:
+            holder = holder[key]
+        holder[place[-1]] = data.draw(ANYTHING)
+    else:
+        values = data.draw(ANYTHING)
+    try:
+        path.write_text(json.dumps(values))
+        opens_or_is_refused(stored)
+    finally:
+        path.write_text(whole)
+
+
+@FUZZ
+@given(text=st.binary(max_size=200) | st.text(max_size=200).map(str.encode) | st.just(b"[" * 100_000))
+def test_any_bytes_as_a_manifest_are_refused(stored, text):
+    path = stored / "manifest.json"
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(text)
+        assert opens_or_is_refused(stored) is None
+    finally:
+        path.write_bytes(whole)
+
+
+@FUZZ
+@given(at=st.integers(0, 1200), change=st.binary(min_size=1, max_size=12))
+def test_any_change_to_a_shards_header_is_refused_or_harmless(stored, at, change):
+    shard = stored / "shard-00001.safetensors"
+    whole = shard.read_bytes()
+    try:
+        shard.write_bytes(whole[:at] + change + whole[at + len(change) :])
+        opens_or_is_refused(stored)
+    finally:
+        shard.write_bytes(whole)

@@ -9,8 +9,18 @@ from wsfast.files import write_whole
 
 
 @pytest.fixture(scope="module")
-def result(zoo):
-    return wsfast.study(zoo, permutations=19, progress=False)
+def others(four_tasks):
+    options = {"repeats": 6, "width": 24, "progress": False}
+    relabelled = wsfast.generate("mlp4", four_tasks.regrouped(), **options)
+    return {
+        "relabelled images": relabelled,
+        "shuffled labels": wsfast.generate("mlp4", four_tasks.shuffled(3), **options),
+    }
+
+
+@pytest.fixture(scope="module")
+def result(zoo, others):
+    return wsfast.study(zoo, permutations=19, controls=others, progress=False)
 
 
 def test_results_hold_what_the_format_promises(result, zoo):
@@ -32,19 +42,84 @@ def test_results_hold_what_the_format_promises(result, zoo):
     assert {"device", "versions", "commit", "time", "recipe", "verdict"} <= set(n)
     assert set(n["train_accuracy"]) == {"mean", "min"}
     assert n["timing"]["generate_s"] == zoo.info["generate_s"]
-    assert n["timing"]["total_s"] > n["timing"]["generate_s"]
+    assert n["timing"]["total_s"] > n["timing"]["generate_s"] + n["timing"]["controls_s"] > n["timing"]["generate_s"]
+    assert n["skipped"] == []
     cells = {(c["features"], c["chain"], c["protocol"], c["classifier"]): c for c in n["cells"]}
-    assert len(cells) == len(n["cells"]) == 3 * 3 * 3
+    assert len(cells) == len(n["cells"]) == 4 * 3 * 3
     for c in cells.values():
         assert {"ci95", "wilson95", "p_error_ge_alpha", "p_chance", "p_holm", "established", "paper_rule"} <= set(c)
         assert c["ci95"][0] <= c["accuracy"] == 1 - c["errors"] / c["n"] <= c["ci95"][1]
-        assert c["established"] == (c["p_holm"] <= 0.05)
+        assert c["established"] == (c["p_holm"] <= 0.05) != ("n_to_establish" in c)
+        assert c["bootstrap95"][0] <= c["accuracy"] <= c["bootstrap95"][1]
+        assert ("split_seeds" in c) == (c["features"] == "chain" or c["classifier"] == "cosine")
+        if "split_seeds" in c:
+            assert c["split_seeds"]["seeds"] == [0, 1, 2, 3, 4]
+            assert c["split_seeds"]["min"] <= c["split_seeds"]["mean"] <= c["split_seeds"]["max"]
+            assert c["split_seeds"]["min"] <= c["accuracy"] <= c["split_seeds"]["max"]
+        assert c["tested_tasks"] == (4 if c["protocol"] == "classification" else 2)
         assert c["p_holm"] >= c["p_error_ge_alpha"]
         assert c["paper_rule"] == ("accept" if c["errors"] / c["n"] < 0.05 else "reject")
-    assert cells["chain", 2, "classification", "ridge"]["p_permutation"] == 1 / 20
-    assert "p_permutation" not in cells["raw", 1, "classification", "ridge"]
+    assert cells["chain", 2, "classification", "logistic"]["p_permutation"] == 1 / 20
+    assert cells["chain", 2, "classification", "logistic"]["permutation_classifier"] == "ridge"
+    assert "p_permutation" not in cells["raw", 1, "classification", "logistic"]
     assert 0 < cells["chain", 1, "retrieval", "cosine"]["map"] <= 1
     assert [c["control"] for c in n["controls"]] == ["A/A"] * 3 + ["untrained"] * 3
+    for c in n["controls"]:
+        assert c["classifier"] == "logistic"
+        assert c["contains_chance"] == (c["ci95"][0] <= c["chance"] <= c["ci95"][1])
+        assert abs(c["accuracy"] - c["chance"]) <= c["margin"] <= n["verdict"]["controls_margin"]
+    assert all(c["tasks_left_out"] == 0 for c in n["controls"][:3])
+    distances = {(d["features"], d["chain"]): d for d in n["distances"]}
+    assert len(distances) == len(n["distances"]) == 4 * 3
+    for d in distances.values():
+        assert 0 <= d["r2"] <= 1
+        assert d["r2_chance"] == 3 / 39
+        assert d["within"] == sorted(d["within"])
+    assert distances["chain", 2]["p"] == 1 / 20
+    assert distances["chain", 2]["within"][2] < distances["chain", 2]["between"][2]
+
+
+def test_what_the_features_read_stands_apart(result, others):
+    """The same images under three labelings are told apart, which no verdict asks for."""
+    n = result.to_dict()
+    rows = n["informative_controls"]
+    assert [(c["control"], c["chain"]) for c in rows] == [(name, chain) for name in others for chain in (1, 2, 3)]
+    for c in rows:
+        assert c["chance"] == 1 / 3
+        assert c["n"] == 6
+        assert c["train_accuracy"]["mean"] == others[c["control"]].records["train_accuracy"].mean()
+    assert min(c["accuracy"] for c in rows[:3]) == 1
+    assert n["verdict"]["controls_at_chance"]
+
+
+def test_quick_skips_the_costly_parts_and_says_so(zoo, result):
+    quick = wsfast.study(zoo, quick=True, progress=False)
+    n = json.loads(json.dumps(quick.to_dict(), allow_nan=False))
+    parts = ["permutation tests", "further split seeds", "bootstrap by task", "controls with networks of their own"]
+    assert n["skipped"] == parts
+    assert f"skipped: {', '.join(parts)}" in quick.table()
+    assert n["permutations"] == 0
+    for cell, whole in zip(n["cells"], result.to_dict()["cells"], strict=True):
+        assert not {"split_seeds", "bootstrap95", "p_permutation"} & set(cell)
+        assert cell == {k: whole[k] for k in cell}
+    assert "p" not in n["distances"][0]
+    assert wsfast.study(zoo, permutations=0, progress=False).to_dict()["skipped"] == [parts[0], parts[3]]
+
+
+def test_how_many_networks_are_lacking(zoo):
+    """With n test networks that all are right, 59 a chain establish the claim and 80 pass Holm over three chains."""
+    n = wsfast.study(zoo, quick=True, progress=False).to_dict()
+    right = [c for c in n["cells"] if c["errors"] == 0]
+    assert right
+    assert all(c["n_to_establish"] == 80 for c in right)
+    wrong = [c for c in n["cells"] if c["errors"] / c["n"] >= 0.05]
+    assert all(c["n_to_establish"] is None for c in wrong)
+    for protocol in ("classification", "retrieval"):
+        family = [
+            c for c in n["cells"] if (c["features"], c["protocol"], c["classifier"]) == ("chain", protocol, "logistic")
+        ]
+        worst = max(c["errors"] for c in family)
+        assert n["verdict"][protocol]["n_to_establish"] == (59 if worst == 0 else None)
 
 
 def test_chains_beat_raw_layers(result):
@@ -63,6 +138,10 @@ def test_the_table_says_all_of_it(result):
         "raw layer",
         "control: A/A",
         "control: untrained",
+        "reads: relabelled images",
+        "PERMANOVA",
+        "tasks resampled",
+        "5 splits, mean",
         "the paper's rule",
         "controls:",
         "40 x mlp4 on digits",
@@ -70,6 +149,7 @@ def test_the_table_says_all_of_it(result):
         assert word in text
     for cell in result.to_dict()["cells"]:
         assert f"{100 * cell['accuracy']:.1f} [" in text
+    assert max(map(len, text.splitlines())) < 128
 
 
 def test_saved_whole(result, tmp_path):
@@ -106,9 +186,11 @@ def test_diverged_networks_are_counted_and_left_out(zoo, result):
 
 
 def test_the_papers_recipe_runs(zoo):
-    n = wsfast.study(zoo, classifier="sgd", progress=False).to_dict()
+    n = wsfast.study(zoo, classifier="sgd", permutations=9, progress=False).to_dict()
     assert n["classifier"] == "sgd"
     assert {c["classifier"] for c in n["cells"]} == {"sgd", "cosine"}
+    assert {c["classifier"] for c in n["controls"]} == {"sgd"}
+    assert n["cells"][0]["permutation_classifier"] == "ridge"
 
 
 def test_imported_networks_can_be_studied(zoo):
@@ -125,7 +207,8 @@ def test_imported_networks_can_be_studied(zoo):
 
 def test_the_same_study_twice(zoo, result):
     again = wsfast.study(zoo, permutations=19, progress=False)
-    assert again.to_dict()["cells"] == result.to_dict()["cells"]
+    for part in ("cells", "distances", "controls", "verdict"):
+        assert again.to_dict()[part] == result.to_dict()[part]
     np.testing.assert_array_equal(again.kernel, result.kernel)
 
 
@@ -143,9 +226,19 @@ def test_bad_input(zoo):
     for bad in (0, 1, -0.1):
         with pytest.raises(ValueError, match=r"alpha must be in"):
             wsfast.study(zoo, alpha=bad)
-    with pytest.raises(ValueError, match=r"classifier must be ridge or sgd, got 'svm'"):
+    with pytest.raises(ValueError, match=r"classifier must be one of logistic, ridge, sgd, got 'svm'"):
         wsfast.study(zoo, classifier="svm")
     with pytest.raises(ValueError, match=r"permutations must be at least 0"):
         wsfast.study(zoo, permutations=-1)
-    with pytest.raises(ValueError, match=r"3 tasks are too few"):
+    with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 3"):
         wsfast.study(zoo[zoo.labels < 3], progress=False)
+    with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 1"):
+        wsfast.study(zoo[zoo.labels == 2], progress=False)
+    with pytest.raises(ValueError, match=r"A/A control: .* has 3 \(generate more repeats\)"):
+        wsfast.study(zoo[zoo.repeats < 3], quick=True, progress=False)
+    with pytest.raises(TypeError, match=r"control 'mine': want a WeightSet, got list"):
+        wsfast.study(zoo, controls={"mine": []}, progress=False)
+    with pytest.raises(ValueError, match=r"control 'mine': want at least 2 tasks, got 1"):
+        wsfast.study(zoo, controls={"mine": zoo[:10]}, progress=False)
+    with pytest.raises(ValueError, match=r"control 'untrained': the name is taken"):
+        wsfast.study(zoo, controls={"untrained": zoo}, progress=False)

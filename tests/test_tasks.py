@@ -57,6 +57,53 @@ def test_images_are_standardised_per_channel():
     np.testing.assert_allclose(seen.std(axis=(0, 2, 3)), 1, rtol=1e-4)
 
 
+def test_regrouped_digits_are_the_same_images_under_three_labelings():
+    digits = wsfast.tasks("digits", n=4)
+    three = digits.regrouped()
+    assert three.names == ["ab|cd", "ac|bd", "ad|bc"]
+    assert (three.classes, three.shape, three.name) == (2, digits.shape, "digits, relabelled")
+    np.testing.assert_array_equal(three.x, digits.x)
+    first = three[0]
+    for task in three.tasks:
+        np.testing.assert_array_equal(task.train_rows, first.train_rows)
+        np.testing.assert_array_equal(task.test_rows, first.test_rows)
+        assert not set(task.train_rows) & set(task.test_rows)
+    for kind in ("train_labels", "test_labels"):
+        codes = np.stack([getattr(t, kind) for t in three.tasks], axis=1)
+        assert {tuple(row) for row in np.unique(codes, axis=0)} == {(0, 0, 0), (0, 1, 1), (1, 0, 1), (1, 1, 0)}
+    a, b = (digits[0].train_rows[digits[0].train_labels == c] for c in (0, 1))  # a is 0, b is 1
+    for rows, codes in ((a, (0, 0, 0)), (b, (0, 1, 1))):
+        for task, code in zip(three.tasks, codes, strict=True):
+            assert set(task.train_labels[np.isin(task.train_rows, rows)]) == {code}
+
+
+def test_regrouped_takes_classes_of_one_task_or_of_several():
+    x, y = arrays(n=60, classes=6)
+    for groups in ([(0, 1, 2, 3)], [(0, 1), (2, 3)], [(0, 1), (1, 2), (2, 3)], [(4, 5), (2, 3), (0, 1)]):
+        three = wsfast.tasks(x, y, groups=groups).regrouped()
+        assert len(np.unique(np.concatenate([three[0].train_rows, three[0].test_rows]))) == 40
+    with pytest.raises(ValueError, match=r"want 4 classes without a sample in common, the 2 tasks of arrays have 3"):
+        wsfast.tasks(x, y, groups=[(0, 1), (1, 2)]).regrouped()
+
+
+def test_shuffled_labels_are_dealt_once():
+    digits = wsfast.tasks("digits", n=4)
+    dealt, again, other = digits.shuffled(3, seed=1), digits.shuffled(3, seed=1), digits.shuffled(3, seed=2)
+    assert dealt.names == ["0+1, shuffled 1", "0+1, shuffled 2", "0+1, shuffled 3"]
+    before = digits[0]
+    for k, (task, same, new) in enumerate(zip(dealt.tasks, again.tasks, other.tasks, strict=True)):
+        np.testing.assert_array_equal(task.train_rows, before.train_rows)
+        np.testing.assert_array_equal(task.test_rows, before.test_rows)
+        np.testing.assert_array_equal(np.bincount(task.train_labels), np.bincount(before.train_labels))
+        assert 0.3 < (task.train_labels == before.train_labels).mean() < 0.7
+        assert 0.2 < (task.test_labels == before.test_labels).mean() < 0.8
+        assert 0.3 < (task.train_labels == dealt[k - 1].train_labels).mean() < 0.7
+        np.testing.assert_array_equal(task.train_labels, same.train_labels)
+        assert (task.train_labels != new.train_labels).any()
+    with pytest.raises(ValueError, match="shuffled: n must be at least 2, got 1"):
+        digits.shuffled(1)
+
+
 def test_bad_input(tmp_path, monkeypatch):
     x, y = arrays()
     with pytest.raises(

@@ -11,14 +11,42 @@ from wsfast.kernels.triton import aot
 launches = aot.shipped(hip=False, precisions=("tf32x3",))
 names = {launch.kernel for launch in launches}
 assert names == {"_first_kernel", "_forward_kernel", "_last_kernel", "_gradient_kernel", "_update_kernel",
-                 "_train_small_kernel", "_initial_kernel", "_words_kernel"}, names
+                 "_train_small_kernel", "_initial_kernel", "_words_kernel", "_norm_kernel", "_unit_kernel",
+                 "_product_kernel", "_gram_kernel", "_tile_kernel", "_dots_kernel", "_pair_kernel", "_head_kernel",
+                 "_head_gradient_kernel"}, names
 merged = next(l for l in launches if l.kernel == "_first_kernel" and dict(l.constants)["UPDATE"])
 found = aot.compile_launch(merged, "sm_90")
 assert found["spilled"] == 0 and found["matrix"] > 0 and 0 < found["registers"] <= 255, found
+dots = next(l for l in launches if l.kernel == "_dots_kernel")
+found = aot.compile_launch(dots, "sm_90")
+assert found["spilled"] == 0 and found["matrix"] > 0, found
 from dataclasses import replace
 greedy = replace(merged, constants=tuple({**dict(merged.constants), "BK": 64, "BN": 128}.items()), warps=4)
 assert aot.compile_launch(greedy, "sm_80")["spilled"] > 0   # the gate sees a spill
 """
+
+ORDER = """
+import re
+import torch, triton
+from triton.compiler import ASTSource
+from wsfast.kernels.triton import aot, grams
+for precision, sums in (("tf32x3", 1), ("tf32", 0)):
+    launches = aot.shipped(hip=False, precisions=(precision,))
+    launch = next(l for l in launches if l.kernel == "_dots_kernel")
+    names = [name for name, _ in launch.signature]
+    constants = {(names.index(name),): value for name, value in launch.constants}
+    source = ASTSource(fn=grams._dots_kernel, signature=dict(launch.signature), constexprs=constants)
+    text = triton.compile(source, target=aot.TARGETS["sm_90"], options={"num_warps": 8, "num_stages": 3}).asm["ttir"]
+    begins = re.findall(r"tt\\.dot %\\w+, %\\w+, %(\\w+)", text)
+    zero = [name for name in begins if name.startswith("cst")]
+    assert len(begins) == 1 + 2 * sums and len(zero) == 1 + sums, text
+"""
+
+
+def test_mixed_products_are_summed_outside_the_matrix_unit():
+    """Else an entry (i, j) has other bits than (j, i): the compiler moves a summand into the product where it can."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", ORDER], env=env, check=True, timeout=300)
 
 
 def test_the_gate_compiles_what_is_launched_and_sees_spills():

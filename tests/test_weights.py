@@ -209,7 +209,7 @@ def test_what_cannot_be_read_is_refused():
         WeightSet.from_torch(
             [nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2), nn.LeakyReLU(), nn.Linear(2, 2))]
         )
-    with pytest.raises(ValueError, match=r"one label a model, got 1 models and labels of shape .2,."):
+    with pytest.raises(ValueError, match=r"want one a network, got 1 networks and labels of shape .2,."):
         WeightSet.from_torch([sequential()], labels=[0, 1])
     with pytest.raises(TypeError, match=r"labels must be integers"):
         WeightSet.from_torch([sequential()], labels=[0.5])

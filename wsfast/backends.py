@@ -10,6 +10,8 @@ OPS = {  # op -> the file that holds it, in every backend
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
+    "head": "gram",
+    "head_gradient": "gram",
     "dual_sgd": "classifier",
 }
 PACKAGES = {
@@ -17,7 +19,7 @@ PACKAGES = {
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-ONLY = {"triton": ("train_mlp",)}  # a backend that has some of the ops
+ONLY = {"triton": tuple(op for op in OPS if op not in ("train_cnn", "dual_sgd"))}  # a backend that has some of the ops
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

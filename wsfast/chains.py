@@ -1,5 +1,12 @@
 """Chain features of a weight set (arXiv 2208.04369, eq. 6 and 18) and the raw layers they are compared with."""
 
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 
 from . import backends
@@ -15,21 +22,17 @@ def chain_factor(
     row_normalize: bool = False,
     column_normalize: bool = False,
     backend: str | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """X_l = W_1 W_2 ... W_l of every network: [N, d, r], float32 (float64 from the reference).
 
     chain: l, from 1. row_normalize: every weight's rows to unit length first where l >= 2, as the paper's code does for
     MLPs (its text does not). column_normalize: every column of X_l to unit length, which also removes positive
-    rescaling between layers. Reordering hidden units reorders the columns of X_l at most. ValueError for a chain that
-    the network does not have.
+    rescaling between layers. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda".
+    ValueError for a chain that the network does not have.
     """
-    weights = zoo.network.chain(chain)
-    if row_normalize and any(len(p.shape) != 2 for p in weights):
-        raise ValueError(f"chain_factor: row_normalize is for fully connected chains, {zoo.network.name} has others")
-    arrays = [zoo.parameters[p.name] for p in weights]
-    if weights[0].rows == 1 and len(weights[0].shape) > 2:  # a recurrent weight: [n_in, gates, hidden] is all columns
-        arrays[0] = arrays[0].reshape(len(zoo), weights[0].shape[0], -1)
-    return backends.load("chain_factor", backend).chain_factor(arrays, row_normalize, column_normalize)
+    gram = backends.load("chain_factor", backend, device)
+    return gram.host(gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize))
 
 
 def chain_gram(
@@ -39,6 +42,7 @@ def chain_gram(
     row_normalize: bool = False,
     column_normalize: bool = False,
     backend: str | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """G_l = X_l X_l^T of every network: [N, d, d]; options as chain_factor.
 
@@ -51,8 +55,9 @@ def chain_gram(
             f"chain_gram: {len(zoo)} x {d} x {d} would take {size / 2**30:,.1f} GiB, the limit is "
             f"{GRAM_LIMIT / 2**30:.0f} (use chain_kernel, which never holds it, or fewer networks)"
         )
-    x = chain_factor(zoo, chain, row_normalize=row_normalize, column_normalize=column_normalize, backend=backend)
-    return backends.load("chain_gram", backend).chain_gram(x)
+    gram = backends.load("chain_gram", backend, device)
+    x = gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize)
+    return gram.host(gram.chain_gram(x))
 
 
 def chain_kernel(
@@ -65,25 +70,126 @@ def chain_kernel(
     cosine: bool = False,
     form: str = "auto",
     backend: str | None = None,
+    device: str = "cpu",
+    memory: int | None = None,
 ) -> np.ndarray:
     """K_ij = <G_i, G_j>_F of all pairs: float64 [Na, Nb], [N, N] where b is None; no Gram of a whole set is stored.
 
     cosine: every G to unit Frobenius norm. form: "factorised" (||X_i^T X_j||^2), "packed" (tiles of G), or "auto", the
-    cheaper of the two. The other options as chain_factor. ValueError where the sets' chains differ in d.
+    cheaper of the two. memory: bytes that the weights and factors in hand may take, half of what is free where None;
+    networks are taken in runs that fit, the next run read while one is computed, so the parameters may be memory-mapped
+    arrays larger than the machine. The result has the same bits whatever the limit. The other options as chain_factor.
+    ValueError where the sets' chains differ in d, or where not even one network fits.
     """
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
-    if b is not None and chain_width(a, chain) != chain_width(b, chain):
+    d, r = chain_width(a, chain), a.network.chain(chain)[-1].shape[-1]
+    if b is not None and d != chain_width(b, chain):
         raise ValueError(
-            f"chain_kernel: chain {chain} of {a.network.name} has d = {chain_width(a, chain)}, "
+            f"chain_kernel: chain {chain} of {a.network.name} has d = {d}, "
             f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
         )
-    options = {"row_normalize": row_normalize, "column_normalize": column_normalize, "backend": backend}
-    x = chain_factor(a, chain, **options)  # type: ignore[arg-type]
-    y = None if b is None else chain_factor(b, chain, **options)  # type: ignore[arg-type]
+    gram = backends.load("chain_kernel", backend, device)
     if form == "auto":
-        form = cheaper_form(len(x), len(x) if y is None else len(y), x.shape[1], x.shape[2])
-    return backends.load("chain_kernel", backend).chain_kernel(x, y, form, cosine)
+        form = cheaper_form(len(a), len(a if b is None else b), d, r)
+    size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
+    return _all_pairs(
+        a,
+        b,
+        lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, run)],
+        lambda weights: gram.chain_factor(weights, row_normalize, column_normalize),
+        lambda x, y: gram.chain_kernel(x, y, form, cosine),
+        _runs(size, memory, device),
+    )
+
+
+def _weights(zoo: WeightSet, chain: int, row_normalize: bool, run: slice = slice(None)) -> list[np.ndarray]:
+    """The weights of the chain of a run of networks, each [n, n_in, *offsets, n_out]."""
+    weights = zoo.network.chain(chain)
+    if row_normalize and any(len(p.shape) != 2 for p in weights):
+        raise ValueError(f"chain_factor: row_normalize is for fully connected chains, {zoo.network.name} has others")
+    arrays = [zoo.parameters[p.name][run] for p in weights]
+    if weights[0].rows == 1 and len(weights[0].shape) > 2:  # a recurrent weight: [n_in, gates, hidden] is all columns
+        arrays[0] = arrays[0].reshape(len(arrays[0]), weights[0].shape[0], -1)
+    return arrays
+
+
+def _in_memory(array: np.ndarray) -> np.ndarray:
+    """The array itself, or a copy of one that is mapped from a file: reading it later would wait for the disk."""
+    return array if type(array) is np.ndarray else np.array(array)
+
+
+def _runs(size: int, memory: int | None, device: str) -> int:
+    """How many networks of `size` bytes (weights and features) a run may have.
+
+    At most there are the features of two runs, the weights that one was made of, and those that are read meanwhile.
+    """
+    memory = _free_memory(device) // 2 if memory is None else memory
+    if memory < 2 * size:
+        raise ValueError(
+            f"memory must be at least {2 * size:,} bytes, the weights and features of two networks, got {memory:,} "
+            "(raise it, or take an earlier chain)"
+        )
+    return memory // (2 * size)
+
+
+def _free_memory(device: str) -> int:
+    """Bytes that nobody uses; where the system does not tell, all of its memory."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.mem_get_info()[0]
+    known = Path("/proc/meminfo")
+    if known.exists():
+        lines = dict(line.split(":") for line in known.read_text().splitlines())
+        return int(lines["MemAvailable"].split()[0]) * 1024
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def _all_pairs(
+    a: WeightSet,
+    b: WeightSet | None,
+    read: Callable[[WeightSet, slice], Any],
+    ready: Callable[[Any], Any],
+    product: Callable[[Any, Any], np.ndarray],
+    step: int,
+) -> np.ndarray:
+    """product(x, y) of every pair of runs of up to `step` networks: float64 [Na, Nb]; b None: product(x, None), [N, N].
+
+    x = ready(read(zoo, run)). Only the two runs of a pair are held; the next one is read in a thread meanwhile.
+    """
+    zoos = (a, a if b is None else b)
+    rows, columns = (range(0, len(zoo), step) for zoo in zoos)
+    pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []  # of (set, first network); each shares one with the last
+    for turn, i in enumerate(rows):
+        if b is None:
+            pairs += [((0, i), (0, i)), *(((0, i), (0, j)) for j in reversed(columns) if j > i)]
+        else:
+            pairs += [((0, i), (1, j)) for j in (reversed(columns) if turn % 2 else columns)]
+    wanted = (key for old, new in pairwise([(), *pairs]) for key in dict.fromkeys(new) if key not in old)
+    out = np.empty((len(a), len(zoos[1])))
+    held: dict[tuple[int, int], Any] = {}
+    with ThreadPoolExecutor(1) as thread:
+
+        def next_read() -> Any:
+            key = next(wanted, None)
+            return key and thread.submit(read, zoos[key[0]], slice(key[1], key[1] + step))
+
+        later = next_read()
+        for pair in pairs:
+            held = {key: held[key] for key in pair if key in held}
+            for key in dict.fromkeys(pair):
+                if key not in held:
+                    weights, later = later.result(), next_read()
+                    held[key] = ready(weights)
+                    del weights
+            i, j = pair[0][1], pair[1][1]
+            alone = pair[0] == pair[1]
+            block = product(held[pair[0]], None if alone else held[pair[1]])
+            out[i : i + step, j : j + step] = block
+            if b is None and not alone:
+                out[j : j + step, i : i + step] = block.T
+    return out
 
 
 def cheaper_form(na: int, nb: int, d: int, r: int) -> str:
@@ -106,22 +212,34 @@ def raw_layer(zoo: WeightSet, layer: int) -> np.ndarray:
 
     Fully connected weights have their rows brought to unit length first, as the paper's code does.
     """
-    p = zoo.network.chain(layer)[-1]
-    w = zoo.parameters[p.name]
-    if len(p.shape) == 2:
-        norm = np.linalg.norm(w, axis=2, keepdims=True)
-        w = w / np.where(norm > 0, norm, 1)
-    return w.reshape(len(zoo), -1)
+    return _flat(zoo.parameters[zoo.network.chain(layer)[-1].name])
 
 
-def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1) -> np.ndarray:
-    """Cosines of raw layers: float64 [Na, Nb]."""
+def _flat(w: np.ndarray) -> np.ndarray:
+    from .kernels.numba.factor import unit_rows
+
+    w = np.array(w, np.float32)
+    if w.ndim == 3:
+        unit_rows(w)
+    return w.reshape(len(w), -1)
+
+
+def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1, *, memory: int | None = None) -> np.ndarray:
+    """Cosines of raw layers: float64 [Na, Nb]; memory as in chain_kernel."""
     from .kernels.numba.gram import linear_kernel
 
-    x = raw_layer(a, layer)
-    y = None if b is None else raw_layer(b, layer)
-    norm = [np.linalg.norm(v.astype(np.float64), axis=1) for v in (x, x if y is None else y)]
-    return linear_kernel(x, y) / np.outer(*norm)
+    def ready(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        x = _flat(w)
+        return x, np.array([np.linalg.norm(row.astype(np.float64)) for row in x])
+
+    def product(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
+        return linear_kernel(x[0], None if y is None else y[0]) / np.outer(x[1], (x if y is None else y)[1])
+
+    def read(zoo: WeightSet, run: slice) -> np.ndarray:
+        return _in_memory(zoo.parameters[zoo.network.chain(layer)[-1].name][run])
+
+    size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
+    return _all_pairs(a, b, read, ready, product, _runs(size, memory, "cpu"))
 
 
 TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "raw": "raw layer"}
@@ -136,12 +254,20 @@ def feature_kernel(
     *,
     cosine: bool = True,
     backend: str | None = None,
+    device: str = "cpu",
+    memory: int | None = None,
 ) -> np.ndarray:
-    """The N x N kernel of a named feature: "chain", "chain_unit" (unit columns) or "raw" (the layer alone)."""
+    """The N x N kernel of a named feature: "chain", "chain_unit" (unit columns) or "raw" (the layer alone, on the CPU).
+
+    The other arguments as chain_kernel.
+    """
     if features not in FEATURES:
         raise ValueError(f"features must be one of {', '.join(FEATURES)}, got {features!r}")
     if features == "raw":
         if not cosine:
             raise ValueError("features: raw layers are compared by cosine only")
-        return raw_kernel(a, b, chain)
-    return chain_kernel(a, b, chain, column_normalize=features == "chain_unit", cosine=cosine, backend=backend)
+        return raw_kernel(a, b, chain, memory=memory)
+    unit = features == "chain_unit"
+    return chain_kernel(
+        a, b, chain, column_normalize=unit, cosine=cosine, backend=backend, device=device, memory=memory
+    )

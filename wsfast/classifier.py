@@ -3,33 +3,47 @@
 from typing import Any, Self
 
 import numpy as np
+from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.metaestimators import available_if
 
 from . import backends
-from .chains import chain_factor, feature_kernel
-from .reference.classifier import initial_head, visiting_order
+from .chains import chain_factor, chain_width, feature_kernel
+from .logistic import KernelLogistic
+from .primal import primal_head, primal_sgd
+from .reference.classifier import visiting_order
 from .ridge import KernelRidge
 from .weights import WeightSet
 
+SOLVERS = ("logistic", "ridge", "sgd", "sgd-primal")
+RUN = 256 << 20  # bytes of chain factors at a time
 PAPER_LR, PAPER_MOMENTUM, PAPER_EPOCHS, PAPER_DECAY_AFTER = 1e-3, 0.9, 10, 6
 
 
 class WeightClassifier(ClassifierMixin, BaseEstimator):
-    """A linear classifier on vec(G) of a chain, solved in the dual (scikit-learn's conventions).
+    """A linear classifier on vec(G) of a chain (scikit-learn's conventions).
 
     chain: l, from 1. features: "chain", "chain_unit" (unit columns), "raw" (the layer alone), or "precomputed": X is
-    then a kernel, [n, n] to fit and [m, n] to predict. solver: "ridge" (default), one-hot least squares on the centred
-    kernel, cosine-scaled, penalty by leave-one-out error; "sgd", the recipe of arXiv 2208.04369: softmax regression on
-    the unscaled Gram, batch size 1, lr 1e-3, momentum 0.9, 10 epochs, lr x 0.1 after 6, torch's initial weights drawn
-    from `seed` ("raw" and "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory
-    as on the d^2 weights themselves. seed, backend: of the "sgd" solver and the features.
+    then a kernel, [n, n] to fit and [m, n] to predict. solver:
 
-    After fit: classes_ [C], coef_ [n, C] (dual), intercept_ [C].
+    - "logistic" (default): softmax regression on the centred, cosine-scaled kernel, L2 penalty by cross-validation
+      inside the training networks, its folds drawn from `seed`.
+    - "ridge": one-hot least squares on the same kernel, penalty by leave-one-out error.
+    - "sgd": the recipe of arXiv 2208.04369, Algorithm 1: softmax regression on the unscaled Gram, batch size 1,
+      lr 1e-3, momentum 0.9, 10 epochs, lr x 0.1 after 6, torch's initial weights drawn from `seed` ("raw" and
+      "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory as on the d^2 weights.
+    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; "chain" and "chain_unit" only.
+
+    backend: of the features and of both "sgd" solvers.
+
+    After fit: classes_ [C]; coef_ [n, C], dual, or float32 [C, d, d] of "sgd-primal"; intercept_ [C]; penalty_ of
+    "logistic" and "ridge", in units of the centred kernel's mean diagonal.
     """
 
     def __init__(
-        self, chain: int = 1, features: str = "chain", solver: str = "ridge", seed: int = 0, backend: str | None = None
-    ):
+        self, chain: int = 1, features: str = "chain", solver: str = "logistic", seed: int = 0,
+        backend: str | None = None,
+    ):  # fmt: skip
         self.chain = chain
         self.features = features
         self.solver = solver
@@ -37,54 +51,88 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self.backend = backend
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """X: WeightSet, or kernel [n, n]; y: int [n], the set's labels where None. Diverged networks are refused."""
-        if self.solver not in ("ridge", "sgd"):
-            raise ValueError(f"WeightClassifier: solver must be ridge or sgd, got {self.solver!r}")
+        """X: WeightSet, or kernel [n, n]; y: int [n], the set's labels where None. Diverged networks are refused.
+
+        ValueError too where "sgd-primal" would need over 4 GiB of weights, or SGD diverges.
+        """
+        if self.solver not in SOLVERS:
+            raise ValueError(f"WeightClassifier: solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.solver == "sgd-primal":
+            self._fit_primal(X, y)
+            return self
         kernel = self._kernel(X, X)
-        y = self._labels(X, y, len(kernel))
         if kernel.shape[0] != kernel.shape[1]:
             raise ValueError(f"WeightClassifier: fit wants a square kernel, got {kernel.shape}")
-        self.classes_, labels = np.unique(y, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError("WeightClassifier: want at least 2 classes, got 1")
+        labels = self._encoded(X, y, len(kernel))
         self.train_ = None if self.features == "precomputed" else X
-        if self.solver == "ridge":
+        classes = len(self.classes_)
+        if self.solver == "sgd":
+            self._fit_sgd(kernel, labels)
+        elif self.solver == "ridge":
             self.ridge_ = KernelRidge(kernel)
-            coef, intercept, penalty = self.ridge_.fit(labels, len(self.classes_))
+            coef, intercept, penalty = self.ridge_.fit(labels, classes)
             self.coef_, self.intercept_, self.penalty_ = coef[0], intercept[0], float(penalty[0])
         else:
-            self._fit_sgd(kernel, labels)
+            self.logistic_ = KernelLogistic(kernel)
+            self.coef_, self.intercept_, self.penalty_ = self.logistic_.fit(labels, classes, self.seed)
         return self
 
     def _fit_sgd(self, kernel: np.ndarray, labels: np.ndarray) -> None:
         classes = len(self.classes_)
         b0 = np.zeros(classes)
         self.head_ = None
-        if self.features in ("chain", "chain_unit"):
-            d = self._factor(self.train_).shape[1]
-            self.head_, b0 = initial_head(d * d, classes, self.seed)
-        offset = self._offset(self.train_, len(kernel))
-        lr = PAPER_LR * 0.1 ** (np.arange(PAPER_EPOCHS) >= PAPER_DECAY_AFTER)
-        order = visiting_order(len(kernel), PAPER_EPOCHS, self.seed)
+        if self.train_ is not None and self.features != "raw":
+            self.head_, b0 = primal_head(chain_width(self.train_, self.chain), classes, self.seed)
         solve = backends.load("dual_sgd", self.backend).dual_sgd
-        self.coef_, self.intercept_ = solve(kernel, labels, offset, b0, order, lr, PAPER_MOMENTUM)
+        self._keep(*solve(kernel, labels, self._offset(self.train_, len(kernel)), b0, *self._schedule(len(kernel))))
+
+    def _fit_primal(self, X: Any, y: Any) -> None:
+        if self.features not in ("chain", "chain_unit"):
+            raise ValueError(
+                f"WeightClassifier: sgd-primal wants features chain or chain_unit, got {self.features!r} (use sgd)"
+            )
+        self._check_set(X)
+        labels = self._encoded(X, y, len(X))
+        a, b = primal_head(chain_width(X, self.chain), len(self.classes_), self.seed)
+        ops = backends.load("head", self.backend)
+        self._keep(*primal_sgd(ops, self._factor(X), labels, a, b, *self._schedule(len(X))))
+
+    def _schedule(self, n: int) -> tuple[np.ndarray, np.ndarray, float]:
+        """The paper's order of visits, learning rates and momentum."""
+        lr = PAPER_LR * 0.1 ** (np.arange(PAPER_EPOCHS) >= PAPER_DECAY_AFTER)
+        return visiting_order(n, PAPER_EPOCHS, self.seed), lr, PAPER_MOMENTUM
+
+    def _keep(self, coef: np.ndarray, intercept: np.ndarray) -> None:
+        if not (np.isfinite(coef).all() and np.isfinite(intercept).all()):
+            raise ValueError(f"WeightClassifier: {self.solver} diverged on these weights (use solver='logistic')")
+        self.coef_, self.intercept_ = coef, intercept
 
     def _factor(self, zoo: Any) -> np.ndarray:
         return chain_factor(zoo, self.chain, column_normalize=self.features == "chain_unit", backend=self.backend)
 
     def _offset(self, zoo: Any, n: int) -> np.ndarray:
-        """<w0, vec G_i> of each network: [n, C], one Gram at a time."""
+        """<A_0, G_i> of each network, A_0 the start: [n, C], a run of networks at a time."""
         if self.head_ is None:
             return np.zeros((n, len(self.classes_)))
-        factors = self._factor(zoo).astype(np.float64)
-        return np.stack([(x @ x.T).ravel() @ self.head_ for x in factors])
+        head = backends.load("head", self.backend).head
+        run = max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * len(self.head_[0])))
+        return np.concatenate([head(self._factor(zoo[i : i + run]), self.head_) for i in range(0, n, run)])
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits (sgd) or ridge scores of each class: [m, C]."""
+        """Logits (scores of "ridge") of each class: [m, C]."""
+        if self.solver == "sgd-primal":
+            self._check_set(X)
+            return backends.load("head", self.backend).head(self._factor(X), self.coef_) + self.intercept_
         kernel = self._kernel(X, self.train_)
-        if self.solver == "ridge":
-            return self.ridge_.decision(kernel, self.coef_, self.intercept_)
-        return kernel @ self.coef_ + self._offset(X, len(kernel)) + self.intercept_
+        if self.solver == "sgd":
+            return kernel @ self.coef_ + self._offset(X, len(kernel)) + self.intercept_
+        model = self.ridge_ if self.solver == "ridge" else self.logistic_
+        return model.decision(kernel, self.coef_, self.intercept_)
+
+    @available_if(lambda self: self.solver != "ridge")
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """Probability of each class: [m, C]; "ridge" has none."""
+        return softmax(self.decision_function(X), axis=1)
 
     def predict(self, X: Any) -> np.ndarray:
         """The most likely class of each network: [m]."""
@@ -99,24 +147,32 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         if self.features == "precomputed":
             kernel = np.asarray(X, np.float64)
         else:
-            if not isinstance(X, WeightSet):
-                raise TypeError(
-                    f"WeightClassifier: want a WeightSet, got {type(X).__name__} (or features='precomputed')"
-                )
-            bad = int(X.diverged.sum())
-            if bad:
-                raise ValueError(f"WeightClassifier: {bad} of {len(X)} networks diverged (use zoo[~zoo.diverged])")
+            self._check_set(X)
             kernel = feature_kernel(
                 self.features,
                 X,
                 None if X is train else train,
                 self.chain,
-                cosine=self.solver == "ridge" or self.features == "raw",
+                cosine=self.solver != "sgd" or self.features == "raw",
                 backend=self.backend,
             )
         if kernel.ndim != 2 or not np.isfinite(kernel).all():
             raise ValueError(f"WeightClassifier: want a finite kernel [m, n], got shape {kernel.shape}")
         return kernel
+
+    def _check_set(self, X: Any) -> None:
+        if not isinstance(X, WeightSet):
+            raise TypeError(f"WeightClassifier: want a WeightSet, got {type(X).__name__} (or features='precomputed')")
+        bad = int(X.diverged.sum())
+        if bad:
+            raise ValueError(f"WeightClassifier: {bad} of {len(X)} networks diverged (use zoo[~zoo.diverged])")
+
+    def _encoded(self, X: Any, y: Any, n: int) -> np.ndarray:
+        """Labels as 0 .. C - 1, the classes they stand for kept in classes_."""
+        self.classes_, labels = np.unique(self._labels(X, y, n), return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError("WeightClassifier: want at least 2 classes, got 1")
+        return labels
 
     def _labels(self, X: Any, y: Any, n: int | None) -> np.ndarray:
         if y is None:

@@ -8,13 +8,17 @@ import json
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 
 from . import __version__
-from .backends import DEFAULT, ONLY, PACKAGES, interpreting, missing
+from .backends import DEFAULT, PACKAGES, interpreting, missing
 from .datasets import LOADERS
 from .generation import PRECISIONS
 from .network import NETWORKS
+from .protocols import CLASSIFIERS
 from .provenance import machine, peak_memory
+
+CONTROL_REPEATS, SHUFFLED = 20, 5  # networks a task of the further controls; shuffled labelings
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,8 +46,11 @@ def parser() -> argparse.ArgumentParser:
     study.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
     study.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     study.add_argument("--alpha", type=float, default=0.05, help="the error below which the paper accepts")
-    study.add_argument("--classifier", default="ridge", choices=("ridge", "sgd"), help="sgd: the paper's recipe")
-    study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain (ridge only)")
+    study.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
+    study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain")
+    study.add_argument(
+        "--quick", action="store_true", help="one split, no permutations, resampling or further controls"
+    )
     study.add_argument("--json", action="store_true", help="print results.json instead of the table")
 
     compare = commands.add_parser("compare", help="chain similarity of two networks")
@@ -83,10 +90,9 @@ def _study(args: argparse.Namespace) -> int:
     out = writable_folder(args.out or f"runs/{args.data}-{args.network}")  # before an hour of training, not after it
     problems = tasks(args.data, n=args.tasks, root=args.data_root)
     recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
-    zoo = generate(
+    train = partial(
+        generate,
         args.network,
-        problems,
-        repeats=args.repeats,
         seed=args.seed,
         recipe=recipe,
         width=args.width,
@@ -94,13 +100,22 @@ def _study(args: argparse.Namespace) -> int:
         device=args.device,
         precision=args.precision,
     )
+    further = {}
+    if not args.quick:
+        further["relabelled images"] = problems.regrouped()
+        further["shuffled labels"] = problems.shuffled(SHUFFLED, args.seed)
+    zoo = train(problems, repeats=args.repeats)
+    few = min(args.repeats, CONTROL_REPEATS)
     result = study(
         zoo,
         alpha=args.alpha,
         classifier=args.classifier,
         permutations=args.permutations,
+        controls={name: train(own, repeats=few) for name, own in further.items()},
+        quick=args.quick,
         seed=args.seed,
-        backend=None if args.backend in ONLY else args.backend,
+        backend=args.backend,
+        device=args.device,
     )
     result.numbers["timing"]["total_s"] = time.perf_counter() - start
     report = result.save(out)

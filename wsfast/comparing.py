@@ -1,6 +1,5 @@
 """How similar the weights of two networks are, chain by chain."""
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
+from .importing import read_state
 from .weights import WeightSet
 
 COLUMNS = {"cosine": "cosine", "centred": "centred", "unit_columns": "unit columns"}
@@ -16,7 +16,7 @@ COLUMNS = {"cosine": "cosine", "centred": "centred", "unit_columns": "unit colum
 def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any]]:
     """Chain similarity of two networks, whatever the order of their hidden units.
 
-    a, b: an nn.Module, a state dict, the path of a .safetensors file, or a WeightSet of one network. The weights of a
+    a, b: an nn.Module, a state dict, the path of a file that holds one, or a WeightSet of one network. The weights of a
     module, a state dict or a file are its linear layers and 3x3 convolutions in their order; the last one is taken for
     the classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over.
 
@@ -64,7 +64,7 @@ def chain_weights(network: Any, name: str) -> list[np.ndarray]:
             raise ValueError(f"{name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
         return [network.parameters[p.name] for p in network.network.chain(len(network.network.chains))]
     if isinstance(network, (str, Path)):
-        state: Mapping[str, Any] = _file(Path(network), name)
+        state: Mapping[str, Any] = read_state(network, name)
     elif isinstance(network, Mapping):
         state = network
     elif hasattr(network, "state_dict"):
@@ -92,20 +92,3 @@ def _links(shape: tuple[int, ...]) -> bool:
 def _input_first(w: np.ndarray) -> np.ndarray:
     """torch's [n_out, n_in, ...] as [1, n_in, ..., n_out]."""
     return np.ascontiguousarray(np.moveaxis(w, 0, -1))[None]
-
-
-def _file(path: Path, name: str) -> dict[str, np.ndarray]:
-    """A safetensors file, its names in natural order (fc2 before fc10)."""
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    if not path.is_file():
-        raise ValueError(f"{name}: {path} is not a file")
-    try:
-        state = load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"{name}: {path} cannot be read as safetensors: {error}") from error
-    return {
-        name: state[name]
-        for name in sorted(state, key=lambda n: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", n)])
-    }

@@ -11,15 +11,22 @@ from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
 
-from .chains import TITLES
+from .table import TITLES
 
 if TYPE_CHECKING:
     from .studying import StudyResult
 
-COLOURS = {"chain": "#0072B2", "chain_unit": "#009E73", "raw": "#D55E00"}  # Okabe and Ito, safe for colour-blind eyes
-MARKS = {"chain": "o", "chain_unit": "s", "raw": "^"}
-WIDTHS = {"chain": 3.6, "chain_unit": 1.8, "raw": 1.2}  # equal curves lie on top of each other: the lower one is wider
+# Okabe and Ito, safe for colour-blind eyes
+COLOURS = {"chain": "#0072B2", "chain_unit": "#009E73", "raw": "#D55E00", "statistics": "#CC79A7"}
+MARKS = {"chain": "o", "chain_unit": "s", "raw": "^", "statistics": "v"}
+WIDTHS = {
+    "chain": 3.6,
+    "chain_unit": 1.8,
+    "raw": 1.2,
+    "statistics": 1.2,
+}  # equal curves lie on top of each other: the lower one is wider
 PIXELS = 900  # of the heat map
+SHOWN = 4 * PIXELS  # networks in the heat map
 EMBEDDED = 600  # networks in the embedding
 RULE = {"color": "#555", "lw": 1, "zorder": 0}
 
@@ -58,7 +65,8 @@ def accuracy(result: "StudyResult") -> str:
         for ax in column:
             for k, features in enumerate(TITLES):
                 family = [c for c in own if c["features"] == features]
-                x = [c["chain"] + 0.18 * (k - 1) for c in family]
+                x = [c["chain"] + 0.18 * (k - 1.5) for c in family]
+                _splits(ax, x, family, COLOURS[features])
                 _intervals(ax, x, family, COLOURS[features], MARKS[features], TITLES[features])
             ax.axhline(100 * (1 - alpha), ls="--", label="1 − α", **RULE)
             ax.axhline(100 * own[0]["chance"], ls=":", label="chance", **RULE)
@@ -69,8 +77,16 @@ def accuracy(result: "StudyResult") -> str:
     span = 300 * min(alpha, 1 / 3)
     axes[0, 0].set(ylim=(100 - span, 100 + span / 20), ylabel="accuracy, %\n(top enlarged)")
     axes[1, 0].set(ylim=(-3, 103), ylabel="accuracy, %")
-    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+    figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return _svg(figure, "accuracy", "Accuracy of every chain and feature with exact 95 % intervals")
+
+
+def _splits(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str) -> None:
+    """A broad bar from the worst to the best of the split seeds."""
+    for at, cell in zip(x, cells, strict=True):
+        if "split_seeds" in cell:
+            low, high = (100 * cell["split_seeds"][end] for end in ("min", "max"))
+            ax.vlines(at, low, high, color=colour, lw=9, alpha=0.3)
 
 
 def _intervals(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str, mark: str, label: str) -> None:
@@ -80,26 +96,55 @@ def _intervals(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str
     ax.errorbar(x, y, yerr=reach, color=colour, marker=mark, ms=6, ls="none", capsize=3, label=label)
 
 
-def controls(result: "StudyResult") -> str:
-    """The controls' accuracies, each with its chance line."""
-    names = list(dict.fromkeys(c["control"] for c in result.numbers["controls"]))
-    figure, axes = _axes(7.5, 2.8, 1, len(names))
-    for ax, name in zip(axes[0], names, strict=True):
-        own = [c for c in result.numbers["controls"] if c["control"] == name]
-        _intervals(ax, [c["chain"] for c in own], own, "#AA4499", "D", name)
+def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
+    """Accuracies of controls, a panel each with its chance line."""
+    names = list(dict.fromkeys(c["control"] for c in rows))
+    figure, axes = _axes(3.75 * max(2, len(names)), 2.8, 1, max(2, len(names)))
+    for ax, name in zip(axes[0], names, strict=False):
+        own = [c for c in rows if c["control"] == name]
+        _intervals(ax, [c["chain"] for c in own], own, "#555", "D", name)
         chance = 100 * own[0]["chance"]
         ax.axhline(chance, ls=":", **RULE)
         top = max(100 * c["ci95"][1] for c in own)
         ax.set(title=f"{name} (chance {chance:.1f} %)", xlabel="chain", ylim=(0, min(103, max(2 * chance, 1.2 * top))))
         ax.set_xticks([c["chain"] for c in own])
         ax.margins(x=0.15)
+    for ax in axes[0, len(names) :]:
+        ax.set_visible(False)
     axes[0, 0].set_ylabel("accuracy, %")
-    return _svg(figure, "controls", "Accuracy of the controls with exact 95 % intervals")
+    return _svg(figure, figure_name, f"Accuracy of {', '.join(names)} with exact 95 % intervals")
+
+
+def distances(result: "StudyResult") -> str:
+    """Cosine distances of pairs within and between tasks: median, half and nine tenths of them, a panel a feature."""
+    rows = result.numbers["distances"]
+    figure, axes = _axes(10, 2.9, 1, len(TITLES), sharex=True)
+    for ax, (features, title) in zip(axes[0], TITLES.items(), strict=True):
+        own = [d for d in rows if d["features"] == features]
+        for shift, pairs, look in ((-0.14, "within", {"color": "#0072B2"}), (0.14, "between", {"color": "#E69F00"})):
+            x = np.array([d["chain"] for d in own]) + shift
+            low, lower, middle, upper, high = np.array([d[pairs] for d in own]).T
+            ax.vlines(x, low, high, lw=1.2, **look)
+            ax.vlines(x, lower, upper, lw=6, **look)
+            mark = "o" if pairs == "within" else "D"
+            ax.plot(x, middle, mark, ms=6, mfc="white", label=f"{pairs} tasks", **look)
+        ax.set_title(title, fontsize=10)
+        ax.set(xlabel="chain", xticks=[d["chain"] for d in own])
+        ax.margins(x=0.15)
+        ax.set_ylim(0, 1.05 * max(1e-9, ax.get_ylim()[1]))
+    axes[0, 0].set_ylabel("1 − cosine")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return _svg(figure, "distances", "Cosine distances within and between tasks for every chain and feature")
 
 
 def heat_map(result: "StudyResult") -> str:
-    """Cosine similarity of all networks, ordered by task, averaged over blocks where there are many."""
+    """Cosine similarity of networks, ordered by task, averaged over blocks where there are many.
+
+    Of more than SHOWN networks evenly spaced ones are drawn.
+    """
     order = np.argsort(result.labels, kind="stable")
+    if len(order) > SHOWN:
+        order = order[np.linspace(0, len(order) - 1, SHOWN).astype(int)]
     k = result.kernel[np.ix_(order, order)]
     low, high = np.percentile(k[~np.eye(len(k), dtype=bool)], [1, 99.5])
     block = -(-len(k) // PIXELS)
@@ -117,6 +162,8 @@ def heat_map(result: "StudyResult") -> str:
         axis.set_ticks(edges, minor=True)
         axis.set_major_locator(MaxNLocator(integer=True))
     ax.tick_params(which="minor", length=2)
+    if len(order) < len(result.labels):
+        ax.set_title(f"{len(order):,} of {len(result.labels):,} networks", fontsize=10)
     if len(edges) < 100:  # more lines than that would cover what they mark
         ax.hlines(edges, 0, len(order), color="white", lw=0.3, alpha=0.5)
         ax.vlines(edges, 0, len(order), color="white", lw=0.3, alpha=0.5)
@@ -138,7 +185,7 @@ def cmc(result: "StudyResult") -> str:
         ax.set(title=f"chain {chain}", xlabel="rank k", ylim=(-3, 104))
         ax.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     axes[0, 0].set_ylabel("queries answered, %")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     return _svg(figure, "cmc", "Share of queries answered among the first k networks")
 
 

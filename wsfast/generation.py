@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from .network import network as named_network
 from .recipe import Recipe
 from .taskset import TaskSet
 from .weights import WeightSet
+from .writer import Writer
 
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -40,6 +42,7 @@ def generate(
     device: str = "cpu",
     precision: str | None = None,
     threads: int | None = None,
+    out: str | Path | None = None,
     progress: bool | None = None,
 ) -> WeightSet:
     """Train `repeats` networks on every task.
@@ -48,13 +51,16 @@ def generate(
     width: what suits the data where None; a recipe of 0 epochs gives untrained networks. device: "cpu" or "cuda".
     backend: "numba" (float32, the CPU's default), "triton" (CUDA's) or "reference" (NumPy float64, slow). precision: of
     triton's products, "tf32x3" (as good as float32, the default), "tf32" or "bf16"; float32 state with each. threads:
-    networks trained at the same time on a CPU, all cores where None. progress: a bar on stderr; None shows it on a
+    networks trained at the same time on a CPU, all cores where None. out: a folder that the set is written to while it
+    is trained, shard by shard, and read from afterwards; the same call goes on with what an interrupted one, also a
+    killed one, left there, and ends with the same bits. progress: a bar on stderr; None shows it on a
     terminal only.
 
     A network's bits depend on (network, task, recipe, seed, repeat), the backend and its precision alone, not on its
     neighbours, their number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C raises
-    Interrupted, which holds the finished networks. Returns a WeightSet ordered by task, then repeat. ValueError for
-    what cannot be trained; RuntimeError names the networks in work when a GPU fails.
+    Interrupted, which holds the finished networks (with `out`: of finished shards). Returns a WeightSet ordered by
+    task, then repeat. ValueError for what cannot be trained or an `out` that holds another set; OSError where it cannot
+    be written; RuntimeError names the networks in work when a GPU fails.
     """
     backend = backends.choose(backend, device)
     if isinstance(network, str):
@@ -77,67 +83,105 @@ def generate(
         )
     precision = precision or PRECISIONS[backend][0]
 
-    count = len(tasks) * repeats
-    parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
-    curves, records = np.empty((count, recipe.epochs)), np.empty((count, len(RECORDS)))
     labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
-    done, start = np.zeros(count, bool), time.perf_counter()
+    made_from = {
+        "recipe": recipe.to_dict(),
+        "seed": seed,
+        "repeats": repeats,
+        "backend": backend,
+        "precision": precision,
+    }
+    info = {"data": tasks.name, "source": tasks.source, **made_from, "threads": threads or available()}
+    made_by = provenance.record(device)
+    sink: Writer | Memory
+    if out is None:
+        sink = Memory(network, tasks.names, labels, numbers, info, made_by, recipe.epochs)
+    else:
+        plan = {**made_from, "data": tasks.name, "tasks_sha256": tasks.sha256()}
+        sink = Writer(out, network, tasks.names, labels, numbers, plan, info, made_by)
+    with sink:
+        todo = np.flatnonzero(~sink.done)
+        jobs = [(int(labels[i]), int(numbers[i])) for i in todo]
+        title = f"train {network.name} on {tasks.name}"
+        with tqdm(
+            total=len(labels),
+            initial=len(labels) - len(jobs),
+            desc=title,
+            unit="net",
+            disable=_hidden(progress),
+            bar_format=BAR,
+        ) as bar:
+            if backend == "triton":
+                batches = _on_gpu(network, tasks, recipe, jobs, seed, precision, device, bar.update)
+            else:
+                batches = _on_cpu(network, tasks, recipe, jobs, seed, backend, threads, bar.update)
+            try:
+                for some, flat, curves, records in batches:
+                    columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
+                    sink.add(todo[some], flat, columns)
+            except KeyboardInterrupt:
+                raise Interrupted(sink.weight_set(partial=True)) from None
+        return sink.weight_set()
 
-    def weight_set() -> WeightSet:
-        seconds = time.perf_counter() - start
-        info = {
-            "data": tasks.name,
-            "source": tasks.source,
-            "seed": seed,
-            "repeats": repeats,
-            "recipe": recipe.to_dict(),
-            "backend": backend,
-            "precision": precision,
-            "threads": threads or available(),
-            "generate_s": seconds,
-            "networks_per_s": done.sum() / seconds,
-            **provenance.record(device),
-        }
-        found = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
-        made = WeightSet(network, parameters, labels, numbers, tuple(tasks.names), found, info)
-        return made if done.all() else made[done]
 
-    title = f"train {network.name} on {tasks.name}"
-    with tqdm(total=count, desc=title, unit="net", disable=_hidden(progress), bar_format=BAR) as bar:
-        if backend == "triton":
-            batches = _on_gpu(network, tasks, recipe, repeats, seed, precision, device, bar.update)
-        else:
-            batches = _on_cpu(network, tasks, recipe, repeats, seed, backend, threads, bar.update)
-        try:
-            for some, flat, curve, record in batches:
-                at = 0
-                for p in network.parameters:
-                    parameters[p.name][some] = flat[:, at : at + p.size].reshape(-1, *p.shape)
-                    at += p.size
-                curves[some], records[some], done[some] = curve, record, True
-        except KeyboardInterrupt:
-            raise Interrupted(weight_set()) from None
-    return weight_set()
+Batch = tuple[slice, np.ndarray, np.ndarray, np.ndarray]  # which jobs, parameters [n, P], curves, records
+Jobs = list[tuple[int, int]]  # (task, repeat)
 
 
-Batch = tuple[slice, np.ndarray, np.ndarray, np.ndarray]  # which networks, parameters [n, P], curves, records
+class Memory:
+    """Takes finished networks in any order and keeps them in memory; as `wsfast.writer.Writer`."""
+
+    def __init__(
+        self,
+        network: Network,
+        task_names: list[str],
+        labels: np.ndarray,
+        repeats: np.ndarray,
+        info: dict[str, Any],
+        made_by: dict[str, Any],
+        epochs: int,
+    ) -> None:
+        count = len(labels)
+        self.done = np.zeros(count, bool)
+        parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
+        records = {**{name: np.empty(count) for name in RECORDS}, "loss_curve": np.empty((count, epochs))}
+        self._zoo = WeightSet(network, parameters, labels, repeats, tuple(task_names), records, {**info, **made_by})
+        self._start = time.perf_counter()
+
+    def __enter__(self) -> "Memory":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        pass
+
+    def add(self, networks: np.ndarray, flat: np.ndarray, records: dict[str, np.ndarray]) -> None:
+        at = 0
+        for p in self._zoo.network.parameters:
+            self._zoo.parameters[p.name][networks] = flat[:, at : at + p.size].reshape(-1, *p.shape)
+            at += p.size
+        for name, column in records.items():
+            self._zoo.records[name][networks] = column
+        self.done[networks] = True
+
+    def weight_set(self, partial: bool = False) -> WeightSet:
+        seconds = time.perf_counter() - self._start
+        self._zoo.info.update(generate_s=seconds, networks_per_s=self.done.sum() / seconds)
+        return self._zoo[self.done] if partial else self._zoo
 
 
 def _on_cpu(
     network: Network,
     tasks: TaskSet,
     recipe: Recipe,
-    repeats: int,
+    jobs: Jobs,
     seed: int,
     backend: str,
     threads: int | None,
     tick: Callable[[float], Any],
 ) -> Iterator[Batch]:
     train = trainer(network, tasks, recipe, seed, backend)
-    jobs = [(t, r) for t in range(len(tasks)) for r in range(repeats)]
-    for (t, r), (flat, curve, record) in unordered(lambda job: train(*job), jobs, threads):
-        i = t * repeats + r
-        yield slice(i, i + 1), flat[None], curve[None], record[None]
+    for k, (flat, curve, record) in unordered(lambda k: train(*jobs[k]), range(len(jobs)), threads):
+        yield slice(k, k + 1), flat[None], curve[None], record[None]
         tick(1)
 
 
@@ -145,7 +189,7 @@ def _on_gpu(
     network: Network,
     tasks: TaskSet,
     recipe: Recipe,
-    repeats: int,
+    jobs: Jobs,
     seed: int,
     precision: str,
     device: str,
@@ -155,7 +199,7 @@ def _on_gpu(
     chunks = backends.load(op, "triton", device).train_chunks(
         tasks.x,
         [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
-        [(t, r) for t in range(len(tasks)) for r in range(repeats)],
+        jobs,
         *layers,
         tasks.scale,
         tasks.shift,

@@ -1,4 +1,4 @@
-"""What an error count allows one to say: intervals, exact p-values, corrections for several tests."""
+"""What an error count allows one to say: intervals, exact p-values, power, corrections for several tests."""
 
 from collections.abc import Sequence
 
@@ -42,6 +42,51 @@ def p_chance(errors: int, n: int, chance: float) -> float:
     """Exact one-sided p-value of guessing: P(Binomial(n, chance) >= right answers)."""
     _counts("p_chance", errors, n)
     return float(stats.binom.sf(n - errors - 1, n, chance))
+
+
+def p_chance_two_sided(errors: int, n: int, chance: float) -> float:
+    """Exact two-sided p-value of guessing: all counts that are no more likely than the one seen (SciPy's binomtest)."""
+    _counts("p_chance_two_sided", errors, n)
+    return float(stats.binomtest(n - errors, n, chance).pvalue)
+
+
+def smallest_n(errors: int, n: int, alpha: float, level: float = 0.05) -> int | None:
+    """Power: the fewest test networks that would establish an error rate below alpha, had they the rate errors / n.
+
+    The smallest m for which p_error_at_least(ceil(m errors / n), m, alpha) <= level; with no errors log(level) /
+    log(1 - alpha), rounded up. None where the rate is alpha or more: no number of networks would.
+    """
+    _counts("smallest_n", errors, n)
+    if errors / n >= alpha:
+        return None
+    # k errors are few enough among m where the (k + 1)-th of a series of trials is later than m with probability level
+    if errors == 0:
+        return 1 + int(stats.nbinom.ppf(1 - level, 1, alpha))
+    reach = 64
+    while True:
+        k = np.arange(1, reach + 1)
+        fewest = (stats.nbinom.ppf(1 - level, k + 1, alpha) + k + 1).astype(np.int64)
+        enough = fewest * errors <= k * n  # k errors are what `fewest` networks would have at most
+        if enough.any():
+            first = int(enough.argmax())
+            return max(int(fewest[first]), (int(k[first]) - 1) * n // errors + 1)
+        reach *= 4
+
+
+def bootstrap_by_task(
+    wrong: np.ndarray, tasks: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95
+) -> tuple[float, float]:
+    """Percentile interval of the accuracy under resampling of whole tasks (Field and Welsh 2007, cluster bootstrap).
+
+    wrong bool [n], tasks int [n]. Networks of one task share its difficulty and are not independent; tasks are. With
+    few tasks it is narrower than it should be, and without an error it has no width.
+    """
+    codes = np.unique(tasks, return_inverse=True)[1]
+    n = np.bincount(codes)
+    right = np.bincount(codes, weights=~np.asarray(wrong, bool))
+    drawn = np.random.default_rng(seed).multinomial(len(n), np.full(len(n), 1 / len(n)), size=resamples)
+    low, high = np.quantile(drawn @ right / (drawn @ n), [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -54,7 +54,7 @@ class Residual(nn.Sequential):
 
 def _linear(layer: Layer) -> nn.Module:
     n_in, n_out = layer.parameters[0].shape
-    return nn.Linear(n_in, n_out)
+    return nn.Linear(n_in, n_out, bias=len(layer.parameters) > 1)
 
 
 def _conv(layer: Layer) -> nn.Module:

@@ -1,27 +1,43 @@
-"""The paper's two test protocols (arXiv 2208.04369, Algorithm 1) and a control, on a precomputed kernel."""
+"""The paper's two test protocols (arXiv 2208.04369, Algorithm 1) on a precomputed kernel, and a permutation test."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .classifier import WeightClassifier
 from .inference import p_permutation
-from .reference.retrieval import cmc, mean_average_precision
+from .reference.retrieval import cmc, mean_average_precision, ranking
 
+CLASSIFIERS = ("logistic", "ridge", "sgd")  # the first is a study's default
 TRAIN_SHARE, QUERY_SHARE = 0.6, 0.2
-_CLASSIFICATION, _RETRIEVAL, _PERMUTATION, _AA = range(4)  # each draws from a stream of its own
+_CLASSIFICATION, _RETRIEVAL, _PERMUTATION = range(3)  # each draws from a stream of its own
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a protocol counted: errors among n, and its extra scores (rank5, rank10, map, p_permutation)."""
+    """What a protocol counted: wrong bool [n], tasks int [n] of each test network, and extra scores (rank5, map, ...).
 
-    errors: int
-    n: int
+    curve: a retrieval's cumulative match characteristic.
+    """
+
+    wrong: np.ndarray
+    tasks: np.ndarray
     chance: float
-    extra: dict[str, Any]
-    cmc: np.ndarray | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+    curve: np.ndarray | None = None
+
+    @property
+    def n(self) -> int:
+        return len(self.wrong)
+
+    @property
+    def errors(self) -> int:
+        return int(self.wrong.sum())
+
+    @property
+    def accuracy(self) -> float:
+        return 1 - self.errors / self.n
 
 
 def classification_split(labels: np.ndarray, seed: int, share: float = TRAIN_SHARE) -> tuple[np.ndarray, np.ndarray]:
@@ -53,7 +69,7 @@ def retrieval_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
     tasks = rng.permutation(np.unique(labels))
     cut = round(TRAIN_SHARE * len(tasks))
     if cut < 2 or len(tasks) - cut < 2:
-        raise ValueError(f"retrieval: {len(tasks)} tasks are too few, want at least 4 (two to train on, two unseen)")
+        raise ValueError(f"retrieval: want at least 4 tasks (two to train on, two unseen), got {len(tasks)}")
     query, gallery = [], []
     for task in tasks[cut:]:
         own = rng.permutation(np.flatnonzero(labels == task))
@@ -65,100 +81,68 @@ def retrieval_split(labels: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarr
     return np.flatnonzero(np.isin(labels, tasks[:cut])), np.concatenate(query), np.concatenate(gallery)
 
 
-def _classifier(solver: str, seed: int) -> WeightClassifier:
+def classifier(solver: str, seed: int) -> WeightClassifier:
+    """The weight classifier of all protocols and controls."""
     return WeightClassifier(features="precomputed", solver=solver, seed=seed)
 
 
-def classification(
-    kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = "ridge", permutations: int = 0
-) -> Outcome:
-    """Train on 60 % of every task's networks, test on the rest.
+def classification(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
+    """Train on 60 % of every task's networks, test on the rest. kernel [N, N], labels int [N]."""
+    train, test = classification_split(labels, seed)
+    model = classifier(solver, seed).fit(kernel[np.ix_(train, train)], labels[train])
+    wrong = model.predict(kernel[np.ix_(test, train)]) != labels[test]
+    return Outcome(wrong, labels[test], 1 / len(model.classes_))
 
-    kernel [N, N], labels int [N]. permutations: labelings shuffled over all networks, each with training (penalty
-    included) from the start; extra then holds their accuracies' mean and p = (b + 1) / (B + 1).
+
+def permutation_test(kernel: np.ndarray, labels: np.ndarray, permutations: int, seed: int = 0) -> dict[str, Any]:
+    """Classification by ridge against labelings shuffled over all networks, training and penalty anew for each.
+
+    Ridge whatever classifier a study uses: one factorisation serves every labeling. Observed and permuted accuracy are
+    therefore both ridge's. p_permutation = (b + 1) / (B + 1).
     """
     train, test = classification_split(labels, seed)
-    inside, across = kernel[np.ix_(train, train)], kernel[np.ix_(test, train)]
-    model = _classifier(solver, seed).fit(inside, labels[train])
-    errors = int((model.predict(across) != labels[test]).sum())
-    extra: dict[str, Any] = {}
-    if permutations:
-        if solver != "ridge":
-            raise ValueError("classification: the permutation test retrains the ridge classifier, not the paper's SGD")
-        right = _permuted(model, across, labels, train, test, seed, permutations)
-        extra = {
-            "permutations": permutations,
-            "permuted_accuracy": float(right.mean()),
-            "p_permutation": p_permutation(1 - errors / len(test), right),
-        }
-    return Outcome(errors, len(test), 1 / len(model.classes_), extra)
-
-
-def _permuted(
-    model: WeightClassifier,
-    across: np.ndarray,
-    labels: np.ndarray,
-    train: np.ndarray,
-    test: np.ndarray,
-    seed: int,
-    permutations: int,
-) -> np.ndarray:
-    """Test accuracy under shuffled labels, the classifier trained anew for each: [permutations]."""
+    across = kernel[np.ix_(test, train)]
+    model = classifier("ridge", seed).fit(kernel[np.ix_(train, train)], labels[train])
+    observed = float((model.predict(across) == labels[test]).mean())
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)
-    right = []
-    for start in range(0, permutations, 16):
-        shuffled = np.stack([rng.permutation(codes) for _ in range(min(16, permutations - start))])
-        coef, intercept, _ = model.ridge_.fit(shuffled[:, train], len(model.classes_))
-        found = model.ridge_.decision(across, coef, intercept).argmax(axis=2)
-        right.append((found == shuffled[:, test]).mean(axis=1))
-    return np.concatenate(right)
+    shuffled = np.stack([rng.permutation(codes) for _ in range(permutations)])
+    permuted = model.ridge_.accuracies(across, shuffled[:, train], shuffled[:, test], len(model.classes_))
+    return {
+        "permutations": permutations,
+        "permutation_classifier": "ridge",
+        "permutation_accuracy": observed,
+        "permuted_accuracy": float(permuted.mean()),
+        "p_permutation": p_permutation(observed, permuted),
+    }
 
 
-def retrieval(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = "ridge") -> Outcome:
+def retrieval(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
     """Rank the gallery of unseen tasks for each query.
 
-    solver: "ridge" or "sgd": cosine between the logits of a classifier trained on the other tasks; "cosine": the kernel
-    itself, nothing learned. An error is a query whose nearest gallery network has another task. extra: rank5, rank10,
-    map.
+    solver: cosine between the logits of a classifier (one of CLASSIFIERS) trained on the other tasks; or "cosine": the
+    kernel itself, nothing learned. A query is wrong where its nearest gallery network has another task. extra: rank5,
+    rank10, map.
     """
     train, query, gallery = retrieval_split(labels, seed)
     if solver == "cosine":
         norm = np.sqrt(np.diag(kernel))
+        norm = np.where(norm > 0, norm, 1)
         similarity = kernel[np.ix_(query, gallery)] / np.outer(norm[query], norm[gallery])
     else:
-        model = _classifier(solver, seed).fit(kernel[np.ix_(train, train)], labels[train])
+        model = classifier(solver, seed).fit(kernel[np.ix_(train, train)], labels[train])
         q, g = (_unit(model.decision_function(kernel[np.ix_(part, train)])) for part in (query, gallery))
         similarity = q @ g.T
-    curve = cmc(similarity, labels[query], labels[gallery])
+    asked, stored = labels[query], labels[gallery]
+    curve = cmc(similarity, asked, stored)
     extra = {
         "rank5": float(curve[min(5, len(curve)) - 1]),
         "rank10": float(curve[min(10, len(curve)) - 1]),
-        "map": mean_average_precision(similarity, labels[query], labels[gallery]),
+        "map": mean_average_precision(similarity, asked, stored),
     }
-    errors = round((1 - curve[0]) * len(query))
-    unseen = len(np.unique(labels[query]))
-    return Outcome(errors, len(query), 1 / unseen, extra, curve)
+    return Outcome(stored[ranking(similarity)[:, 0]] != asked, asked, 1 / len(np.unique(asked)), extra, curve)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(x, axis=1, keepdims=True)
     return x / np.where(norm > 0, norm, 1)
-
-
-def split_one_task(kernel: np.ndarray, labels: np.ndarray, seed: int = 0) -> Outcome:
-    """The A/A control: each task's networks, split at random into two pseudo-tasks, must not be told apart.
-
-    The halves are random, so this finds leaks of the split and of the classifier, not modes within a task. Chance is
-    one half; errors are summed over the tasks.
-    """
-    rng = np.random.default_rng([_AA, seed])
-    errors = n = 0
-    for task in np.unique(labels):
-        own = rng.permutation(np.flatnonzero(labels == task))
-        pseudo = np.arange(len(own)) % 2
-        train, test = classification_split(pseudo, seed)
-        model = _classifier("ridge", seed).fit(kernel[np.ix_(own[train], own[train])], pseudo[train])
-        errors += int((model.predict(kernel[np.ix_(own[test], own[train])]) != pseudo[test]).sum())
-        n += len(test)
-    return Outcome(errors, n, 0.5, {})

@@ -1,5 +1,6 @@
 """How a network is trained."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -43,6 +44,11 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
+        """The recipe that to_dict wrote, also after JSON turned its tuple into a list."""
+        return cls(**{**values, "decay_epochs": tuple(values["decay_epochs"])})
 
 
 PAPER = Recipe(pad=4)  # CIFAR-100 and tiny ImageNet, arXiv 2208.04369

@@ -4,7 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from . import figures
-from .chains import TITLES
+from .table import TITLES, lacking
 
 if TYPE_CHECKING:
     from .studying import StudyResult
@@ -32,20 +32,34 @@ COLUMNS = {
     "errors": "errors / n",
     "accuracy": "accuracy %",
     "ci95": "exact 95 %",
+    "bootstrap95": "by task 95 %",
+    "split_seeds": "splits, mean (min – max) %",
     "wilson95": "Wilson 95 %",
     "chance": "chance %",
     "p_error_ge_alpha": "p (error ≥ α)",
     "p_holm": "p, Holm",
     "established": "established",
+    "n_to_establish": "n needed",
     "paper_rule": "paper's rule",
     "p_chance": "p (chance)",
+    "p_two_sided": "p (≠ chance)",
+    "margin": "margin, points",
+    "tasks_left_out": "tasks left out",
+    "train_accuracy": "train accuracy %",
     "p_permutation": "p (permuted)",
     "permuted_accuracy": "permuted %",
+    "pseudo_f": "pseudo-F",
+    "r2": "R² %",
+    "r2_chance": "R² by chance %",
+    "p": "p (permuted)",
+    "within": "1 − cosine within, 5 – 50 – 95 %",
+    "between": "between, 5 – 50 – 95 %",
     "rank5": "rank-5 %",
     "rank10": "rank-10 %",
     "map": "mAP %",
 }
-PERCENT = {"accuracy", "chance", "permuted_accuracy", "rank5", "rank10", "map"}
+PERCENT = {"accuracy", "chance", "permuted_accuracy", "rank5", "rank10", "map", "margin", "r2", "r2_chance"}
+RESULTS = ("cells", "distances", "controls", "informative_controls", "verdict")
 
 
 def report_html(result: "StudyResult") -> str:
@@ -59,12 +73,19 @@ def report_html(result: "StudyResult") -> str:
         "<h2>Which task was a network trained on?</h2>",
         f"<div class=wide>{figures.accuracy(result)}</div>",
         "<p class=note>Share of networks whose task is found (classification: new networks of known tasks; retrieval: "
-        "nearest network among tasks the classifier never saw), with exact 95 % intervals. Dashed: 1 − α. Dotted: "
-        "chance. Above: the same, enlarged; what lies lower is seen below only.</p>",
+        "nearest network among tasks the classifier never saw), with exact 95 % intervals. Broad bars "
+        "(chain, and plain cosine): the worst to the best of several splits into training and test networks. Dashed: "
+        "1 − α. Dotted: chance. Above: the same, enlarged; what lies lower is seen below only.</p>",
         "<h2>Controls</h2>",
-        f"<div class=wide>{figures.controls(result)}</div>",
+        f"<div class=wide>{figures.controls(n['controls'], 'controls')}</div>",
         "<p class=note>A/A: one task's networks split at random in two must not be told apart. Untrained: initial "
         "weights carry no task. Both belong on the dotted line.</p>",
+        *_informative(n),
+        "<h2>Distances within and between tasks</h2>",
+        f"<div class=wide>{figures.distances(result)}</div>",
+        "<p class=note>Of all pairs of networks: median (mark), half of them (bar), nine tenths (line). Where the two "
+        "do not overlap, networks of one task are nearer each other than those of two. Scales differ between "
+        "panels.</p>",
         f"<h2>Similarity of all networks, chain {result.kernel_chain}</h2>",
         figures.heat_map(result),
         "<p class=note>Where a square on the diagonal is bright, networks of one task are alike. Ticks and faint "
@@ -80,15 +101,10 @@ def report_html(result: "StudyResult") -> str:
         figures.training(result) or "<p>No training curves: none were recorded for these networks.</p>",
         "<h2>All numbers</h2>",
         _table(n["cells"]),
-        _table(n["controls"]),
+        _table(n["controls"] + n["informative_controls"]),
+        _table(n["distances"]),
         "<h2>How to read this</h2>",
-        "<p>α is the size of error the paper tolerates; its rule compares an error count with it and controls no error "
-        "rate, so the exact test stands beside it. Tasks that can be told apart do not prove that the solutions of one "
-        "task are equivalent. Nor does the A/A control: random halves are alike whatever the solutions look like, so "
-        "it shows that the test itself does not leak. Chain 1 is the Gram of the first layer, W<sub>1</sub>"
-        "W<sub>1</sub><sup>T</sup>, which also follows the covariance of the task's inputs: similarity there may come "
-        "from the data rather than from the solution. Intervals and p-values hold for these tasks; other tasks were "
-        "not sampled.</p>",
+        *HOW_TO_READ,
         "<h2>Provenance</h2>",
         _provenance(n),
     ]
@@ -98,6 +114,24 @@ def report_html(result: "StudyResult") -> str:
     )
 
 
+HOW_TO_READ = (
+    "<p>α is the size of error the paper tolerates; its rule compares an error count with it and controls no error "
+    "rate, so the exact test stands beside it. <i>n needed</i>: the fewest test networks that could establish an error "
+    "below α, if they erred as often as those counted; empty where no number would.</p>",
+    "<p>The exact intervals and p-values take test networks to be independent. Those of one task are not, and the "
+    "queries of a retrieval share their tasks and one gallery besides. The intervals by task resample whole tasks and "
+    "allow for that, except for the shared gallery; without an error they have no width, and with few tasks they are "
+    "too narrow. All of them hold for these tasks' kind of data: other data was not sampled.</p>",
+    "<p>Tasks that can be told apart do not prove that the solutions of one task are equivalent. Nor does the A/A "
+    "control: random halves are alike whatever the solutions look like, so it shows that the test itself does not "
+    "leak. Not to differ from chance proves little with few networks; the <i>margin</i> says by how much a control "
+    "may still differ (95 %). Chain 1 is the Gram of the first layer, W<sub>1</sub>W<sub>1</sub><sup>T</sup>, which "
+    "also follows the covariance of the task's inputs: similarity there may come from the data rather than from the "
+    "solution. The relabelled images, where they were trained, tell the two apart.</p>",
+    "<p>PERMANOVA: R² is the share of the squared distances between networks that lies between tasks, and p how often "
+    "shuffled labels reach it. Layer statistics are moments and quantiles of each layer's weights and biases, up to "
+    "that layer: what they find needs no comparison of weights at all.</p>",
+)
 ASKS = {
     "classification": "new networks of the tasks the classifier was trained on",
     "retrieval": "networks of tasks the classifier never saw",
@@ -111,22 +145,40 @@ def _verdict(n: dict[str, Any]) -> str:
         badge = _badge(v["established"], "established", "not established")
         says = "it is established" if v["established"] else "it is not established"
         share = f"fewer than {100 * n['alpha']:g}\u00a0% of all such networks"
-        aside = ""
+        aside = "" if v["established"] else f" {lacking(v).capitalize()}."
         if v["paper_rule"] == "accept" and not v["established"]:
-            aside = " The errors counted are few enough for that rule, but with so few networks that could be luck."
+            aside += " The errors counted are few enough for that rule, but with so few networks that could be luck."
         lines.append(
             f"<p>{badge} <b>{protocol}</b> ({asks}): {says} that {share} are given a wrong task, in every chain at "
             f"once (p = {_p(v['p'])}). The paper's rule, every chain's error below α, says <b>{v['paper_rule']}</b>."
             f"{aside}</p>"
         )
-    fine = n["verdict"]["controls_at_chance"]
+    v = n["verdict"]
     said = (
-        "no more than guessing where there is nothing to find, as they must be."
-        if fine
+        "no difference from guessing where there is nothing to find. A difference of more than "
+        f"{100 * v['controls_margin']:.1f} points from chance is excluded in each of them (95 %), a smaller one is not."
+        if v["controls_at_chance"]
         else "something other than the task separates networks; do not trust the verdict."
     )
-    lines.append(f"<p>{_badge(fine, 'at chance', 'not at chance')} <b>controls</b>: {said}</p>")
+    lines.append(f"<p>{_badge(v['controls_at_chance'], 'at chance', 'not at chance')} <b>controls</b>: {said}</p>")
+    if n["skipped"]:
+        lines.append(f"<p>Not computed in this study: {', '.join(n['skipped'])}.</p>")
     return "".join(lines)
+
+
+def _informative(n: dict[str, Any]) -> list[str]:
+    """The section on controls that ask what the features read; empty where none were trained."""
+    rows = n["informative_controls"]
+    if not rows:
+        return []
+    return [
+        "<h2>What do the features read?</h2>",
+        f"<div class=wide>{figures.controls(rows, 'informative')}</div>",
+        "<p class=note>Networks trained for this question; nothing is demanded of them. Relabelled images: three tasks "
+        "with the same images and other labels. Above chance, the chain reads the labeling, not only the images. "
+        "Shuffled labels: the same images under random labels. Above chance, the chain reads what was learned by heart "
+        "(train accuracy, below).</p>",
+    ]
 
 
 def _badge(good: bool, yes: str, no: str) -> str:
@@ -164,6 +216,14 @@ def _value(column: str, row: dict[str, Any]) -> str:
         return f"{100 * value:.1f}"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if column == "pseudo_f":
+        return f"{value:,.1f}"
+    if column in ("within", "between"):
+        return " – ".join(f"{value[i]:.3g}" for i in (0, 2, 4))
+    if column == "split_seeds":
+        return "{:.1f} ({:.1f} – {:.1f})".format(*(100 * value[k] for k in ("mean", "min", "max")))
+    if column == "train_accuracy":
+        return f"{100 * value['mean']:.1f}"
     if isinstance(value, list):
         return f"{100 * value[0]:.1f} – {100 * value[1]:.1f}"
     return _p(value) if isinstance(value, float) else escape(TITLES.get(value, str(value)))
@@ -177,7 +237,7 @@ def _provenance(n: dict[str, Any]) -> str:
     """What ran, in a sentence, and every entry of the numbers that is not a result."""
     recipe = "recipe: " + _flat(n["recipe"]) if n.get("recipe") else "no training recipe is recorded for them"
     said = f"<p>Classifier: {escape(n['classifier'])}. Networks: {escape(n['network'])}; {escape(recipe)}.</p>"
-    rest = {k: v for k, v in n.items() if k not in ("cells", "controls", "verdict")}
+    rest = {k: v for k, v in n.items() if k not in RESULTS}
     rows = "".join(f"<tr><td>{escape(k)}</td><td>{escape(_flat(v))}</td></tr>" for k, v in rest.items())
     return f"{said}<table class=about><tbody>{rows}</tbody></table>"
 

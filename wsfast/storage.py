@@ -5,9 +5,7 @@ and records. The manifest is written last, so a folder without one is not a set.
 """
 
 import hashlib
-import json
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +13,15 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
+from . import manifest
 from .files import writable_folder, write_whole
+from .manifest import Manifest, Shard
 from .network import Network
 from .weights import WeightSet
 
-MANIFEST, SCHEMA = "manifest.json", 1
 SHARD = 256 << 20  # bytes of parameters in a shard, at least one network
 RECORD = "record/"
-TYPES = {"F32": np.float32, "F64": np.float64, "I64": np.int64}
+RECORDED = ("F32", "F64", "I64")  # types of records
 
 
 class Stacked:
@@ -78,98 +77,99 @@ def save(zoo: WeightSet, folder: str | Path) -> Path:
     if not len(zoo):
         raise ValueError("save: the set holds no network")
     folder = writable_folder(folder)
-    if (folder / MANIFEST).exists():
+    if (folder / manifest.FILE).exists():
         raise ValueError(f"save: {folder} already holds a weight set (choose another folder)")
-    each = max(1, SHARD * len(zoo) // zoo.nbytes)
-    shards = []
+    each = networks_per_shard(zoo.nbytes // len(zoo))
+    shards: list[Shard] = []
     for k, first in enumerate(range(0, len(zoo), each)):
         part = zoo[first : first + each]
-        arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in part.parameters.items()}
         records = {"label": part.labels, "repeat": part.repeats, **part.records}
-        arrays |= {RECORD + name: np.ascontiguousarray(array) for name, array in records.items()}
-        content = to_bytes(arrays)
-        name = f"shard-{k:05}.safetensors"
-        write_whole(folder / name, content)
-        shards.append(
-            {"file": name, "networks": len(part), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-        )
-    manifest = {
-        "schema": SCHEMA,
-        "network": zoo.network.to_dict(),
-        "task_names": zoo.task_names,
-        "info": zoo.info,
-        "shards": shards,
-    }
-    write_whole(folder / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+        shards.append(write_shard(folder, k, part.parameters, records))
+    Manifest(zoo.network, tuple(zoo.task_names), len(zoo), zoo.info, None, tuple(shards)).write(folder)
     return folder
 
 
-def load(folder: str | Path) -> WeightSet:
-    """The set in a folder; parameters stay on disk until they are used. ValueError that names what is wrong with it."""
+def networks_per_shard(size: int) -> int:
+    """size: bytes of one network's parameters."""
+    return max(1, SHARD // size)
+
+
+def write_shard(folder: Path, k: int, parameters: Mapping[str, Any], records: Mapping[str, np.ndarray]) -> Shard:
+    """Write shard k, whole or not at all; returns its entry in the manifest."""
+    arrays = {name: np.ascontiguousarray(array, np.float32) for name, array in parameters.items()}
+    arrays |= {RECORD + name: np.ascontiguousarray(array) for name, array in records.items()}
+    content, name = to_bytes(arrays), f"shard-{k:05}.safetensors"
+    write_whole(folder / name, content)
+    return Shard(name, len(records["label"]), len(content), hashlib.sha256(content).hexdigest())
+
+
+def load(folder: str | Path, partial: bool = False) -> WeightSet:
+    """The set in a folder; parameters stay on disk until they are used. ValueError that names what is wrong with it.
+
+    partial: take what an interrupted generate has finished.
+    """
     folder = Path(folder).expanduser()
-    manifest = _manifest(folder)
-    network = Network.from_dict(manifest["network"])
-    shards = [_shard(folder, network, entry) for entry in manifest["shards"]]
+    held = manifest.read(folder)
+    network = held.network
+    shards = [open_shard(folder, network, entry) for entry in held.shards]
+    if not partial and held.held < held.networks:
+        raise ValueError(
+            f"{folder} holds {held.held} of its {held.networks} networks: generating them was interrupted "
+            "(the same generate with the same out goes on with it)"
+        )
     if not shards:
-        raise ValueError(f"{folder / MANIFEST} names no shard")
-    starts = np.cumsum([0, *(entry["networks"] for entry in manifest["shards"])])
-    rows = np.arange(starts[-1])
+        raise ValueError(f"{folder} holds no finished shard yet")
+    starts = np.cumsum([0, *(entry.networks for entry in held.shards)])
+    rows = np.arange(held.held)
     parameters = {
         p.name: Stacked([s.get_slice(p.name) for s in shards], starts[:-1], p.shape, rows) for p in network.parameters
     }
-    names = [n.removeprefix(RECORD) for n in sorted(shards[0].keys()) if n.startswith(RECORD)]
-    records = {n: np.concatenate([s.get_tensor(RECORD + n) for s in shards]) for n in names}
+    kinds = [_records(shard) for shard in shards]
+    for entry, kind in zip(held.shards, kinds, strict=True):
+        if kind != kinds[0]:
+            raise ValueError(f"{folder / entry.file} has other records than {held.shards[0].file}: {kind}, {kinds[0]}")
+    records = {n: np.concatenate([s.get_tensor(RECORD + n) for s in shards]) for n in kinds[0]}
     labels, repeats = records.pop("label"), records.pop("repeat")
     return WeightSet(
         network,
         parameters,  # type: ignore[arg-type]  # Stacked stands for an array
         labels,
         repeats,
-        tuple(manifest["task_names"]),
+        held.task_names,
         records,
-        manifest["info"],
+        dict(held.info),
     )
 
 
-def _manifest(folder: Path) -> dict[str, Any]:
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no weight set: it has no {MANIFEST}")
-    try:
-        manifest = json.loads(path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    schema = manifest.get("schema") if isinstance(manifest, dict) else None
-    if schema != SCHEMA:
-        raise ValueError(f"{path}: this version reads schema {SCHEMA}, the file has {schema!r} (update wsfast)")
-    return manifest
+def _records(shard: Any) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Every record's type and shape of one network's."""
+    names = sorted(shard.keys())
+    parts = {n.removeprefix(RECORD): shard.get_slice(n) for n in names if n.startswith(RECORD)}
+    return {name: (part.get_dtype(), tuple(part.get_shape()[1:])) for name, part in parts.items()}
 
 
-def _shard(folder: Path, network: Network, entry: dict[str, Any]) -> Any:
+def open_shard(folder: Path, network: Network, entry: Shard) -> Any:
     """An open shard whose size, names, types and shapes are those declared."""
-    name, count = entry["file"], entry["networks"]
-    if not re.fullmatch(r"shard-\d{5}\.safetensors", name):
-        raise ValueError(f"{folder / MANIFEST} names a shard {name!r}, want shard-00000.safetensors and so on")
-    path = folder / name
+    path = folder / entry.file
     if not path.is_file():
-        raise ValueError(f"{folder}: {name} is missing")
-    if path.stat().st_size != entry["bytes"]:
-        raise ValueError(f"{path} is damaged: {path.stat().st_size:,} bytes, its manifest says {entry['bytes']:,}")
+        raise ValueError(f"{folder}: {entry.file} is missing")
+    if path.stat().st_size != entry.bytes:
+        raise ValueError(f"{path} is damaged: {path.stat().st_size:,} bytes, its manifest says {entry.bytes:,}")
     try:
         shard = safe_open(path, framework="numpy")
     except SafetensorError as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    held = set(shard.keys())
-    for p in network.parameters:
-        if p.name not in held:
-            raise ValueError(f"{path} has no {p.name}, which {network.name} declares")
-        part = shard.get_slice(p.name)
-        shape, kind = tuple(part.get_shape()), TYPES.get(part.get_dtype())
-        if shape != (count, *p.shape) or kind is not np.float32:
-            raise ValueError(
-                f"{path}: {p.name} is {part.get_dtype()} {shape}, its manifest says F32 {(count, *p.shape)}"
-            )
-    for n in ("label", "repeat"):
-        if RECORD + n not in held or tuple(shard.get_slice(RECORD + n).get_shape()) != (count,):
-            raise ValueError(f"{path} has no {n} for each of its {count} networks")
+    held = {name: shard.get_slice(name) for name in shard.keys()}  # noqa: SIM118  # no iterator of its own
+    wanted = {p.name: ("F32", p.shape) for p in network.parameters}
+    wanted |= {RECORD + name: ("I64", ()) for name in ("label", "repeat")}
+    for name, (kind, shape) in wanted.items():
+        if name not in held:
+            raise ValueError(f"{path} has no {name}, which {network.name} declares")
+        found = held[name].get_dtype(), tuple(held[name].get_shape())
+        if found != (kind, (entry.networks, *shape)):
+            raise ValueError(f"{path}: {name} is {found}, its manifest says {(kind, (entry.networks, *shape))}")
+    for name in held.keys() - wanted.keys():
+        kind, shape = held[name].get_dtype(), held[name].get_shape()
+        if not name.startswith(RECORD) or kind not in RECORDED or shape[:1] != [entry.networks]:
+            raise ValueError(f"{path} holds {name}, {kind} {shape}: neither a parameter nor a record of its networks")
     return shard

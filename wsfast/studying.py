@@ -2,24 +2,29 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from . import inference, provenance
-from .chains import FEATURES, TITLES, feature_kernel
+from . import provenance
+from .chains import feature_kernel
+from .controls import against_chance, split_one_task
+from .distance import permanova, spread
 from .files import writable_folder, write_whole
 from .generation import untrained
-from .protocols import Outcome, classification, retrieval, split_one_task
-from .table import families, table
+from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
+from .protocols import CLASSIFIERS, classification, permutation_test, retrieval_split
+from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
+from .table import TITLES, table
 from .weights import WeightSet
 
 SCHEMA = 1
-LEVEL = 0.05  # of every test; alpha is the size of error that is tested
 
 
 @dataclass
@@ -55,151 +60,157 @@ class StudyResult:
         return folder / "report.html"
 
 
+class _Features:
+    """The N x N kernels of a set, one at a time."""
+
+    def __init__(self, zoo: WeightSet, backend: str | None, device: str) -> None:
+        self.zoo, self.backend, self.device = zoo, backend, device
+
+    @cached_property
+    def statistics(self) -> np.ndarray:
+        return layer_statistics(self.zoo)
+
+    def kernel(self, features: str, chain: int) -> np.ndarray:
+        if features == "statistics":
+            return statistics_kernel(self.statistics[:, : parameters_up_to(self.zoo, chain)])
+        return feature_kernel(features, self.zoo, chain=chain, backend=self.backend, device=self.device)
+
+
 def study(
     zoo: WeightSet,
     *,
     alpha: float = 0.05,
-    classifier: str = "ridge",
+    classifier: str = CLASSIFIERS[0],
     permutations: int = 199,
+    controls: Mapping[str, WeightSet] | None = None,
+    quick: bool = False,
     seed: int = 0,
     backend: str | None = None,
+    device: str = "cpu",
     progress: bool | None = None,
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
-    For every chain and three features (chain Gram, chain Gram of unit columns, raw layer): classification within tasks
-    and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and p-values. alpha: the error
-    below which the paper accepts. classifier: "ridge", or "sgd" for the paper's recipe, which has no permutation test.
-    permutations: shuffled labelings of the chain cells, each trained anew. seed: of the splits. Controls: A/A and
-    untrained networks. Diverged networks are left out and counted.
+    For every chain and four features (chain Gram, chain Gram of unit columns, raw layer, per-layer statistics):
+    classification within tasks and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and
+    p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
+    spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
+
+    alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
+    training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
+    the chain cells' classification, there by ridge, trained anew for each. controls: name -> weight set whose tasks are
+    classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
+    nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
+    backend, device: of the chain features. Diverged networks are left out and counted.
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """
     if not 0 < alpha < 1:
         raise ValueError(f"study: alpha must be in (0, 1), got {alpha}")
-    if classifier not in ("ridge", "sgd"):
-        raise ValueError(f"study: classifier must be ridge or sgd, got {classifier!r}")
+    if classifier not in CLASSIFIERS:
+        raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
     start = time.perf_counter()
-    diverged = int(zoo.diverged.sum())
-    good = zoo[~zoo.diverged] if diverged else zoo
-    if len(good) == 0:
-        raise ValueError(f"study: all {len(zoo)} networks diverged (a smaller learning rate?)")
+    good = _usable("study", zoo)
+    retrieval_split(good.labels, seed)  # too few tasks are found before anything is computed
+    others = {name: _control_set(name, other) for name, other in (controls or {}).items()}
+    seeds, resamples = (range(seed, seed + 1), 0) if quick else (range(seed, seed + SPLIT_SEEDS), RESAMPLES)
+    plan = Plan(alpha, classifier, 0 if quick else permutations, seeds, resamples)
     chains = range(1, len(zoo.network.chains) + 1)
     middle = chains[len(chains) // 2]
-    cells, controls, curves = [], [], {}
+    cells, distances, must, informative = [], [], [], []
+    curves: dict[tuple[str, int, str], np.ndarray] = {}
     kernel = np.empty((0, 0))
-    steps = len(FEATURES) * len(chains) + len(chains)
+    steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
     with tqdm(total=steps, desc="study", unit="kernel", disable=None if progress is None else not progress) as bar:
-        for features in FEATURES:
-            for chain in chains:
-                bar.set_postfix_str(f"{TITLES[features]} {chain}")
-                k = feature_kernel(features, good, chain=chain, backend=backend)
-                shuffles = permutations if features == "chain" and classifier == "ridge" else 0
-                for protocol, solver, outcome in _protocols(k, good.labels, seed, classifier, shuffles):
-                    cells.append(_cell(features, chain, protocol, solver, outcome, alpha))
-                    if outcome.cmc is not None:
-                        curves[features, chain, solver] = outcome.cmc
-                if features == "chain":
-                    controls.append(_control("A/A", chain, split_one_task(k, good.labels, seed)))
-                    if chain == middle:
-                        kernel = k
-                bar.update()
-        random = untrained(good)
-        for chain in chains:
-            bar.set_postfix_str(f"untrained {chain}")
-            k = feature_kernel("chain", random, chain=chain, backend=backend)
-            controls.append(_control("untrained", chain, classification(k, good.labels, seed)))
+        of = _Features(good, backend, device)
+        for features, chain in product(TITLES, chains):
+            bar.set_postfix_str(f"{TITLES[features]} {chain}")
+            k = of.kernel(features, chain)
+            where = {"features": features, "chain": chain}
+            own = []
+            for protocol, solver in plan.protocols:
+                again = features == "chain" or solver == "cosine"  # the others' fits would double a study's time
+                row, curve = protocol_row(k, good.labels, protocol, solver, plan, seeds if again else seeds[:1])
+                own.append(where | row)
+                if curve is not None:
+                    curves[features, chain, solver] = curve
+            distances.append(where | permanova(k, good.labels, plan.permutations, seed) | spread(k, good.labels))
+            if features == "chain":
+                if plan.permutations:
+                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed)
+                halves, left_out = split_one_task(k, good.labels, seed, classifier)
+                must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
+                must[-1]["tasks_left_out"] = left_out
+                if chain == middle:
+                    kernel = k
+            cells += own
             bar.update()
-    _correct(cells)
-    seconds = time.perf_counter() - start
+        for name, other in {"untrained": untrained(good), **others}.items():
+            of = _Features(other, backend, device)
+            for chain in range(1, len(other.network.chains) + 1):
+                bar.set_postfix_str(f"{name} {chain}")
+                found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
+                row = control_row(name, chain, found, plan)
+                if name == "untrained":
+                    must.append(row | against_chance(found))
+                else:
+                    informative.append(row | {"train_accuracy": _train_accuracy(other)})
+                bar.update()
+    correct(cells, alpha)
     numbers = {
-        **_about(zoo, diverged, alpha, classifier, permutations, seed, seconds),
+        **_about(zoo, good, plan, others, time.perf_counter() - start),
         "cells": cells,
-        "controls": controls,
-        "verdict": _verdict(cells, controls),
+        "distances": distances,
+        "controls": must,
+        "informative_controls": informative,
+        "verdict": verdict(cells, must, alpha),
     }
     return StudyResult(numbers, kernel, middle, good.labels, curves, good.records.get("loss_curve", np.empty((0, 0))))
 
 
-def _protocols(
-    kernel: np.ndarray, labels: np.ndarray, seed: int, solver: str, permutations: int
-) -> Iterator[tuple[str, str, Outcome]]:
-    yield "classification", solver, classification(kernel, labels, seed, solver, permutations)
-    yield "retrieval", solver, retrieval(kernel, labels, seed, solver)
-    yield "retrieval", "cosine", retrieval(kernel, labels, seed, "cosine")
+def _control_set(name: str, zoo: WeightSet) -> WeightSet:
+    if name in ("A/A", "untrained"):
+        raise ValueError(f"study: control {name!r}: the name is taken (choose another)")
+    good = _usable(f"study: control {name!r}", zoo)
+    tasks = np.unique(good.labels)
+    if len(tasks) < 2:
+        raise ValueError(f"study: control {name!r}: want at least 2 tasks, got {len(tasks)}")
+    return good
 
 
-def _cell(features: str, chain: int, protocol: str, solver: str, o: Outcome, alpha: float) -> dict[str, Any]:
-    return {
-        "features": features,
-        "chain": chain,
-        "protocol": protocol,
-        "classifier": solver,
-        "n": o.n,
-        "errors": o.errors,
-        "accuracy": 1 - o.errors / o.n,
-        "chance": o.chance,
-        "ci95": [1 - v for v in reversed(inference.clopper_pearson(o.errors, o.n))],
-        "wilson95": [1 - v for v in reversed(inference.wilson(o.errors, o.n))],
-        "p_error_ge_alpha": inference.p_error_at_least(o.errors, o.n, alpha),
-        "p_chance": inference.p_chance(o.errors, o.n, o.chance),
-        "paper_rule": "accept" if o.errors / o.n < alpha else "reject",
-        **o.extra,
+def _usable(what: str, zoo: WeightSet) -> WeightSet:
+    if not isinstance(zoo, WeightSet):
+        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
+    bad = zoo.diverged
+    if bad.all():
+        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
+    return zoo[~bad] if bad.any() else zoo
+
+
+def _skipped(plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:
+    """The parts of a study that were left out, in words."""
+    parts = {
+        "permutation tests": plan.permutations,
+        "further split seeds": len(plan.seeds) > 1,
+        "bootstrap by task": plan.resamples,
+        "controls with networks of their own": others,
     }
+    return [name for name, done in parts.items() if not done]
 
 
-def _control(name: str, chain: int, o: Outcome) -> dict[str, Any]:
-    low, high = inference.clopper_pearson(o.errors, o.n)
-    return {
-        "control": name,
-        "features": "chain",
-        "chain": chain,
-        "n": o.n,
-        "errors": o.errors,
-        "accuracy": 1 - o.errors / o.n,
-        "chance": o.chance,
-        "ci95": [1 - high, 1 - low],
-        "p_chance": inference.p_chance(o.errors, o.n, o.chance),
-    }
-
-
-def _correct(cells: list[dict[str, Any]]) -> None:
-    """Holm over the chains of each (features, protocol, classifier)."""
-    for family in families(cells).values():
-        for cell, p in zip(family, inference.holm([c["p_error_ge_alpha"] for c in family]), strict=True):
-            cell["p_holm"], cell["established"] = p, p <= LEVEL
-
-
-def _verdict(cells: list[dict[str, Any]], controls: list[dict[str, Any]]) -> dict[str, Any]:
-    """The paper's rule and the honest one, for the chain features, over all chains at once.
-
-    "All chains err less than alpha" is an intersection-union claim: it is established at LEVEL where every single test
-    is, without correction.
-    """
-    verdict: dict[str, Any] = {}
-    for (features, protocol, classifier), family in families(cells).items():
-        if features == "chain" and classifier != "cosine":
-            worst = max(c["p_error_ge_alpha"] for c in family)
-            verdict[protocol] = {
-                "paper_rule": "accept" if all(c["paper_rule"] == "accept" for c in family) else "reject",
-                "established": worst <= LEVEL,
-                "p": worst,
-            }
-    tests = [c["p_chance"] for c in controls]
-    verdict["controls_at_chance"] = min(inference.holm(tests)) > LEVEL
-    return verdict
+def _train_accuracy(good: WeightSet) -> dict[str, float] | None:
+    accuracy = good.records.get("train_accuracy", np.empty(0))
+    return {"mean": float(accuracy.mean()), "min": float(accuracy.min())} if len(accuracy) else None
 
 
 def _about(
-    zoo: WeightSet, diverged: int, alpha: float, classifier: str, permutations: int, seed: int, seconds: float
+    zoo: WeightSet, good: WeightSet, plan: Plan, others: Mapping[str, WeightSet], seconds: float
 ) -> dict[str, Any]:
     info = zoo.info
     generate_s = info.get("generate_s", 0.0)
-    accuracy = zoo.records.get("train_accuracy", np.empty(0))
-    if len(accuracy):
-        accuracy = accuracy[~zoo.diverged]
+    controls_s = sum(z.info.get("generate_s", 0.0) for z in others.values())
     made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
     return {
         "schema": SCHEMA,
@@ -208,24 +219,26 @@ def _about(
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in zoo.network.options.items()},
         "data": info.get("data", "unknown"),
         "networks": len(zoo),
-        "diverged": diverged,
+        "diverged": len(zoo) - len(good),
         "tasks": len(np.unique(zoo.labels)),
         "repeats": int(zoo.repeats.max()) + 1,
         "seed": info.get("seed"),
-        "split_seed": seed,
-        "alpha": alpha,
+        "split_seed": plan.seeds[0],
+        "alpha": plan.alpha,
         "level": LEVEL,
-        "classifier": classifier,
-        "permutations": permutations,
+        "classifier": plan.classifier,
+        "permutations": plan.permutations,
+        "skipped": _skipped(plan, others),
         "backend": info.get("backend", "unknown"),
         "precision": info.get("precision", "unknown"),
         **made,
         **provenance.record(),
-        "train_accuracy": {"mean": float(accuracy.mean()), "min": float(accuracy.min())} if len(accuracy) else None,
+        "train_accuracy": _train_accuracy(good),
         "timing": {
             "generate_s": generate_s,
             "networks_per_s": info.get("networks_per_s"),
+            "controls_s": controls_s,
             "study_s": seconds,
-            "total_s": generate_s + seconds,
+            "total_s": generate_s + controls_s + seconds,
         },
     }

@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .chains import TITLES
+from . import chains
+
+TITLES = {**chains.TITLES, "statistics": "layer statistics"}
 
 
 def families(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -15,20 +17,34 @@ def families(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list
 
 
 def table(n: dict[str, Any]) -> str:
-    """results.json as text: a row per feature and protocol, a column per chain, then the verdict."""
-    chains = sorted({c["chain"] for c in n["cells"]})
+    """results.json as text: a row per feature and protocol, a column per chain, then controls and verdict."""
+    numbers = sorted({c["chain"] for c in n["cells"]})
     lines = [
         f"{n['networks']} x {n['network']} on {n['data']}: {n['tasks']} tasks x {n['repeats']} repeats, "
         f"seed {n['seed']}, {n['diverged']} diverged and left out; {n['backend']} {n['precision']}",
         "",
-        _row("features", "protocol", "classifier", "chance", [f"chain {c}   " for c in chains]),
+        _row("features", "protocol", "classifier", "chance", [f"chain {c}   " for c in numbers]),
     ]
     for (features, protocol, solver), family in families(n["cells"]).items():
         lines.append(_row(TITLES[features], protocol, solver, _percent(family[0]["chance"]), map(_accuracy, family)))
-    for name in dict.fromkeys(c["control"] for c in n["controls"]):
-        family = [c for c in n["controls"] if c["control"] == name]
-        lines.append(_row(f"control: {name}", "", "ridge", _percent(family[0]["chance"]), map(_accuracy, family)))
-    lines += ["", "accuracy % [exact 95 % interval]; * an error below alpha is established (Holm over the chains)"]
+        if features == "chain" and solver != "cosine":  # the verdict's cells; results.json has these for all
+            if "bootstrap95" in family[0]:
+                lines.append(_row("  tasks resampled", "", "", "", [_interval(c["bootstrap95"]) + " " for c in family]))
+            if "split_seeds" in family[0]:
+                seeds = len(family[0]["split_seeds"]["seeds"])
+                lines.append(_row(f"  {seeds} splits, mean", "", "", "", map(_over_seeds, family)))
+    for features, title in TITLES.items():
+        family = [d for d in n["distances"] if d["features"] == features]
+        lines.append(_row(title, "PERMANOVA R2", "", _percent(family[0]["r2_chance"]), map(_permanova, family)))
+    for kind, rows in (("control", n["controls"]), ("reads", n["informative_controls"])):
+        for name in dict.fromkeys(c["control"] for c in rows):
+            family = [c for c in rows if c["control"] == name]
+            chance = _percent(family[0]["chance"])
+            lines.append(_row(f"{kind}: {name}", "", family[0]["classifier"], chance, map(_accuracy, family)))
+    lines += [
+        "",
+        "accuracy or R2 in % [exact 95 % interval]; * an error below alpha is established (Holm over the chains)",
+    ]
     for protocol in ("classification", "retrieval"):
         v = n["verdict"][protocol]
         said = "established" if v["established"] else "not established"
@@ -36,19 +52,47 @@ def table(n: dict[str, Any]) -> str:
             f"{protocol}: the paper's rule says {v['paper_rule']}; an error below {n['alpha']:g} in "
             f"every chain is {said} (p = {v['p']:.2g})"
         )
-    at = "at chance" if n["verdict"]["controls_at_chance"] else "NOT all at chance: do not trust the verdict"
-    return "\n".join([*lines, f"controls: {at}"])
+        if not v["established"]:
+            lines.append(f"  {lacking(v)}")
+    lines.append(f"controls: {_chance(n['verdict'])}")
+    return "\n".join(lines + ([f"skipped: {', '.join(n['skipped'])}"] if n["skipped"] else []))
+
+
+def lacking(verdict: dict[str, Any]) -> str:
+    """How many networks a verdict that is not established lacks, in words."""
+    enough = verdict["n_to_establish"]
+    able = "no number of test networks" if enough is None else f"{enough:,} test networks a chain"
+    return f"{able} could establish it at this error rate"
+
+
+def _chance(verdict: dict[str, Any]) -> str:
+    if not verdict["controls_at_chance"]:
+        return "NOT all at chance: do not trust the verdict"
+    return f"no difference from chance; more than {100 * verdict['controls_margin']:.1f} points are excluded (95 %)"
 
 
 def _row(features: str, protocol: str, classifier: str, chance: str, values: Any) -> str:
-    return f"{features:<20} {protocol:<15} {classifier:<10} {chance:>6} " + "".join(f"{v:>23}" for v in values)
+    title = f"{features:<20} {protocol:<15}" if protocol else f"{features:<36}"
+    return f"{title} {classifier:<10} {chance:>6} " + "".join(f"{v:>23}" for v in values)
 
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
+def _interval(shares: Sequence[float]) -> str:
+    return f"[{_percent(shares[0])}, {_percent(shares[1])}]"
+
+
 def _accuracy(cell: dict[str, Any]) -> str:
-    low, high = cell["ci95"]
-    star = "*" if cell.get("established") else " "
-    return f"{_percent(cell['accuracy'])} [{_percent(low)}, {_percent(high)}]{star}"
+    return f"{_percent(cell['accuracy'])} {_interval(cell['ci95'])}" + ("*" if cell.get("established") else " ")
+
+
+def _over_seeds(cell: dict[str, Any]) -> str:
+    s = cell["split_seeds"]
+    return f"{_percent(s['mean'])} ({_percent(s['min'])}-{_percent(s['max'])}) "
+
+
+def _permanova(distance: dict[str, Any]) -> str:
+    share = "-" if distance["r2"] is None else _percent(distance["r2"])
+    return share + (f" (p = {distance['p']:.2g}) " if "p" in distance else " ")

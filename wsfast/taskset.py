@@ -1,7 +1,8 @@
 """Tasks: small classification problems on which populations of networks are trained."""
 
+import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +53,69 @@ class TaskSet:
     def names(self) -> list[str]:
         return [task.name for task in self.tasks]
 
+    def sha256(self) -> str:
+        """Of everything that a network trained on these tasks depends on."""
+        digest = hashlib.sha256(repr((self.shape, self.classes, len(self))).encode())
+        arrays = [self.x, self.scale, self.shift]
+        for t in self.tasks:
+            arrays += [t.train_rows, t.train_labels, t.test_rows, t.test_labels]
+        for array in arrays:
+            digest.update(f"{array.dtype.str} {array.shape}".encode())
+            digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
     def inputs(self, rows: np.ndarray) -> np.ndarray:
         """What a network sees of these rows: float32 [len(rows), *shape]."""
         return (self.x[rows] * self.scale + self.shift).astype(np.float32).reshape(-1, *self.shape)
+
+    def regrouped(self) -> "TaskSet":
+        """The same images under three labelings: 3 tasks of 2 classes, ab|cd, ac|bd and ad|bc.
+
+        a, b, c, d are the first four classes of this set's tasks that share no sample. Networks that can be told apart
+        by such a task were told apart by the labeling, not by the images. ValueError where there are not four.
+        """
+        found: list[tuple[Task, int]] = []
+        used = np.zeros(len(self.x), bool)
+        for task in self.tasks:
+            for label in range(self.classes):
+                train, test = task.train_rows[task.train_labels == label], task.test_rows[task.test_labels == label]
+                own = np.concatenate([train, test])
+                if len(found) < 4 and not used[own].any():
+                    used[own] = True
+                    found.append((task, label))
+        if len(found) < 4:
+            raise ValueError(
+                f"regrouped: want 4 classes without a sample in common, the {len(self)} tasks of {self.name} have "
+                f"{len(found)} (more tasks)"
+            )
+
+        def pairing(name: str, second: tuple[int, int]) -> Task:
+            """Samples in one order whatever the labeling."""
+            parts = []
+            for kind in ("train", "test"):
+                own = [getattr(t, f"{kind}_rows")[getattr(t, f"{kind}_labels") == label] for t, label in found]
+                parts += [np.concatenate(own), np.repeat([int(i in second) for i in range(4)], [len(r) for r in own])]
+            return Task(name, *parts)
+
+        pairings = {"ab|cd": (2, 3), "ac|bd": (1, 3), "ad|bc": (1, 2)}
+        three = tuple(pairing(*item) for item in pairings.items())
+        return replace(self, name=f"{self.name}, relabelled", tasks=three, classes=2)
+
+    def shuffled(self, n: int = 5, seed: int = 0) -> "TaskSet":
+        """The first task's images under n random labelings, each dealt out once for all networks of its task.
+
+        Labels can only be learned by heart, training and test labels are dealt apart, and the images are the same:
+        tasks that can be told apart were told apart by what was memorised. ValueError for n below 2.
+        """
+        if n < 2:
+            raise ValueError(f"shuffled: n must be at least 2, got {n}")
+        rng, first = np.random.default_rng([seed, n]), self.tasks[0]
+
+        def dealt(k: int) -> Task:
+            labels = {name: rng.permutation(getattr(first, name)) for name in ("train_labels", "test_labels")}
+            return replace(first, name=f"{first.name}, shuffled {k + 1}", **labels)
+
+        return replace(self, name=f"{self.name}, shuffled", tasks=tuple(map(dealt, range(n))))
 
 
 def tasks(

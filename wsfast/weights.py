@@ -1,6 +1,6 @@
 """Weight sets: the parameters of many networks of one shape, side by side."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ import numpy as np
 from .network import Network
 
 DIVERGED = 1e6  # trained weights stay below 100; one step past this and float32 chain products overflow
+
+AT_A_TIME = 1 << 26  # bytes of a parameter that are looked at together: the arrays may be mapped from a file
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,12 @@ class WeightSet:
         """
         good = np.ones(len(self), bool)
         for p in self.network.parameters:
-            largest = np.abs(self.parameters[p.name]).reshape(len(self), -1).max(axis=1, initial=0)
-            good &= (largest <= DIVERGED) if p.trained else np.isfinite(largest)  # a NaN fails every comparison
+            step = max(1, AT_A_TIME // (4 * p.size))
+            for i in range(0, len(self), step):
+                part = self.parameters[p.name][i : i + step]
+                largest = np.abs(part).reshape(len(part), -1).max(axis=1, initial=0)
+                # a NaN fails every comparison
+                good[i : i + step] &= (largest <= DIVERGED) if p.trained else np.isfinite(largest)
         return ~good
 
     @property
@@ -79,36 +85,91 @@ class WeightSet:
         return save(self, folder)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "WeightSet":
-        """The set that `save` wrote. Parameters stay on disk: zoo[i:j] reads nothing, np.asarray of a parameter does.
+    def open(cls, folder: str | Path, *, partial: bool = False) -> "WeightSet":
+        """The set that `save` or `generate` wrote. Parameters stay on disk until NumPy asks for their numbers.
 
-        ValueError that names the file where one is missing, truncated or not what the manifest says.
+        partial: take what an interrupted generate has finished, else that is refused. ValueError that names the file
+        where one is missing, truncated or not what the manifest says.
         """
         from .storage import load
 
-        return load(folder)
+        return load(folder, partial)
 
     @classmethod
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":
-        """A set of torch networks (nn.Module) of one shape; labels [N] integers, zeros where None.
+        """A set of torch networks of one shape; labels [N] integers, zeros where None.
 
-        Fully connected ones of Linear, ReLU, LeakyReLU, BatchNorm1d and sums, convolutional ones of units like
-        plainnet5's, a global mean pool and a Linear. Every model must compute what its layers say: its outputs are
-        compared with the rebuilt network's to 1e-6. ValueError names the model and the layer that cannot be read.
+        An nn.Module is fully connected, of Linear, ReLU, LeakyReLU, BatchNorm1d and sums, or convolutional, of units
+        like plainnet5's, a global mean pool and a Linear. It must compute what its layers say; its outputs are compared
+        with the rebuilt network's to 1e-6. A state dict must hold linear layers alone, in their order; its activations
+        are not known and taken for ReLU (chains do not depend on them), and hidden widths may differ. ValueError names
+        the model and the layer that cannot be read.
         """
+        from .importing import from_states
         from .interop import from_modules
 
-        network, parameters = from_modules(list(models))
-        n = len(models)
+        models = list(models)
+        if models and all(isinstance(m, Mapping) for m in models):
+            return cls._imported(*from_states(models, [f"model {i}" for i in range(len(models))]), labels, "torch")
+        return cls._imported(*from_modules(models), labels, "torch")
+
+    @classmethod
+    def from_arrays(
+        cls, weights: Sequence[Any], labels: Any = None, *, biases: Sequence[Any] | None = None
+    ) -> "WeightSet":
+        """A set of plain MLPs from their matrices W_1 .. W_L, each [N, n_in, n_out] (input first), the last one the
+        classifier's; biases: b_1 .. b_L, each [N, n_out], if there are any. labels [N] integers, zeros where None.
+
+        Activations are not known and taken for ReLU; chains do not depend on them. ValueError where shapes do not fit.
+        """
+        from .importing import from_matrices
+
+        return cls._imported(*from_matrices(weights, biases), labels, "NumPy")
+
+    @classmethod
+    def from_files(cls, files: str | Path | Sequence[str | Path], labels: Any = None) -> "WeightSet":
+        """A set of MLPs from one state dict a file: .safetensors, .npz, or torch's .pt, .pth and .ckpt (weights only).
+
+        files: their paths, or a folder; where its networks lie in subfolders, those are the labels. Nothing is
+        unpickled beyond tensors. ValueError names the file, and the entry in it, that cannot be read.
+        """
+        from .importing import find_files, from_states, read_state
+
+        task_names: tuple[str, ...] = ()
+        if isinstance(files, (str, Path)):
+            files, found, task_names = find_files(files)
+            labels = found if labels is None else labels
+        states = [read_state(file, "from_files") for file in files]
+        zoo = cls._imported(*from_states(states, [str(file) for file in files]), labels, "files")
+        return replace(zoo, task_names=task_names or zoo.task_names)
+
+    @classmethod
+    def _imported(cls, network: Network, parameters: dict[str, np.ndarray], labels: Any, source: str) -> "WeightSet":
+        n = len(next(iter(parameters.values())))
         labels = np.zeros(n, np.int64) if labels is None else np.asarray(labels)
         if labels.shape != (n,):
-            raise ValueError(f"from_torch: want one label a model, got {n} models and labels of shape {labels.shape}")
+            raise ValueError(f"labels: want one a network, got {n} networks and labels of shape {labels.shape}")
         if not np.issubdtype(labels.dtype, np.integer):
-            raise TypeError(f"from_torch: labels must be integers, got {labels.dtype}")
+            raise TypeError(f"labels must be integers, got {labels.dtype}")
         labels = labels.astype(np.int64)
         repeats = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)
         names = tuple(str(t) for t in range(int(labels.max()) + 1)) if (labels >= 0).all() else ()
-        return cls(network, parameters, labels, repeats, names, info={"data": "imported", "backend": "torch"})
+        return cls(network, parameters, labels, repeats, names, info={"data": "imported", "backend": source})
+
+    def to_matrix(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
+        """Every network as one row, float32 [N, P], as model zoos are published, and the layout of its columns.
+
+        layout: a dict a parameter: name, start, stop (columns), shape (input first; C order).
+        """
+        layout: list[dict[str, Any]] = []
+        at = 0
+        for p in self.network.parameters:
+            layout.append({"name": p.name, "start": at, "stop": at + p.size, "shape": p.shape})
+            at += p.size
+        out = np.empty((len(self), at), np.float32)
+        for entry in layout:
+            out[:, entry["start"] : entry["stop"]] = np.reshape(self.parameters[entry["name"]], (len(self), -1))
+        return out, layout
 
     def to_torch(self, i: int) -> Any:
         """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape]."""

@@ -28,7 +28,7 @@ ASSUMED = {"copy": 4300.0, "fp32": 67.0, "tf32": 400.0, "bf16": 790.0}  # an H20
 
 @dataclass(frozen=True)
 class Floor:
-    """Of one network and step: bytes, operations, and the seconds of each bound."""
+    """Of one network and step, or of one call: bytes, operations, and the seconds of each bound."""
 
     bytes: float
     flop: float
@@ -93,6 +93,21 @@ def floor(
     bandwidth = max(L2_RATE, ceilings["copy"]) if resident else ceilings["copy"]
     launches = LAUNCHES["loop" if alone else variant] * (EAGER_LAUNCH if eager else GRAPH_LAUNCH)
     return Floor(moved, flop, moved / bandwidth / 1e9, flop / rate(ceilings, precision) / 1e12, launches / together)
+
+
+def chain_floor(op: str, n: int, d: int, r: int, precision: str, ceilings: dict[str, Any], triangle: bool) -> Floor:
+    """Of one call for n networks [d, r]. triangle: only half of what is symmetric is computed, as our kernels do.
+
+    chain_gram reads X and writes G. chain_kernel forms G's lower triangle, each tile once, and sums d (d + 1) / 2
+    products a pair of networks; bytes are those of X and K alone, though a tile reads its rows of X again.
+    """
+    half = d * (d + 1) // 2
+    if op == "chain_gram":
+        moved, flop = 4 * n * (d * r + d * d), 2 * n * r * (half if triangle else d * d)
+    else:
+        pairs = n * (n + 1) // 2 if triangle else n * n
+        moved, flop = 4 * n * d * r + 8 * n * n, 2 * half * (n * r + pairs)
+    return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
 
 
 def run_seconds(sizes: list[int], variant: str, networks: int, steps: int, ceilings: dict[str, Any]) -> float:

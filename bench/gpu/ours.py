@@ -1,5 +1,6 @@
-"""wsfast's train_mlp on the GPU. Its time per step is the difference of a long and a short run, so that the start and
-end of a run (initial weights, upload, evaluation, download) do not count; the headline counts all of it."""
+"""wsfast's train_mlp and chain kernels on the GPU. A step's time is the difference of a long and a short training run,
+so that the start and end of a run (initial weights, upload, evaluation, download) do not count; the headline counts all
+of it."""
 
 import os
 from typing import Any
@@ -23,6 +24,13 @@ def call(shared: dict[str, Any], tasks: list[Any], jobs: list[Any], lr: np.ndarr
     from wsfast.kernels.triton.mlp import train_mlp
 
     return train_mlp(**shared, tasks=tasks, jobs=jobs, lr=lr, precision=precision, device=device)
+
+
+def chain(op: str, x: Any, precision: str) -> Any:
+    """chain_gram or chain_kernel of factors x [N, d, r] on the device."""
+    from wsfast.kernels.triton import gram
+
+    return getattr(gram, op)(x, precision=precision)
 
 
 def train(problem: Problem, epochs: int, precision: str) -> np.ndarray:

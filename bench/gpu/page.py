@@ -4,7 +4,7 @@ import json
 from itertools import groupby
 from typing import Any
 
-from bench.gpu import cases, model, roofline
+from bench.gpu import cases, chains, model, roofline
 from bench.page import HERE, RESULTS, duration
 
 PAGE = HERE / "GPU.md"
@@ -22,9 +22,17 @@ rate and of the large product's rate, measured in the same run (tf32x3: a third 
 compute and launch time at those rates. Ratio: the fastest peer's time over this one's, for float32-grade rows
 (fp32, tf32x3) among peers in fp32; "any" among all peers. Error: of the weight change after four steps against
 float64, the checked networks' median and worst. A row whose error is too large has no time.
+
+chain_gram and chain_kernel: one call for all networks, their factors on the device; ours counts half of what is
+symmetric, as it computes no more. Ratio: the fastest library row of the same grade over this one. Peak beside inputs:
+the device memory that one call added at most. Error: the worst of three networks' Grams, or of the nine entries of K
+that they make.
 """
 HEADER = "| | products | time | quartiles | networks/s | GB/s | of copy | TFLOP/s | of product | floor | of floor "
 HEADER += "| ratio | any | goals | error | worst |"
+
+CHAIN_HEADER = "| | products | time of a call | quartiles | GB/s | of copy | TFLOP/s | of product | floor | of floor "
+CHAIN_HEADER += "| ratio | goal | peak beside inputs | error |"
 
 
 def goals(row: dict[str, Any]) -> str:
@@ -95,6 +103,36 @@ def headline(h: dict[str, Any]) -> str:
     return text if h["status"] == "ok" else f"{text} {h['status']}"
 
 
+def _met(r: dict[str, Any]) -> str:
+    if "goal" not in r:
+        return ""
+    unit = "x" if r["case"] == "chain_gram" else " s"
+    return f"{r['goal']:g}{unit}: {'met' if r['met'] else 'missed'}"
+
+
+def _chain_line(r: dict[str, Any]) -> str:
+    head = f"| {r['contender']} | {r['precision']} "
+    floor, memory = f"{duration(r['floor'])} ({r['bound']})", r.get("beside_inputs")
+    tail = f"| {'' if memory is None else f'{memory / 1e9:.2f} GB'} | {_number(r['error'], '.1e')} |"
+    if "median" not in r:
+        told = " ".join(r["status"].replace("|", "/").split())[:200]
+        return f"{head}| {told} | | | | | | {floor} | | | {tail}"
+    return (
+        f"{head}| {duration(r['median'])} | {duration(r['q1'])} to {duration(r['q3'])} | {r['gbs']:,.0f} "
+        f"| {r['of_copy']:.0%} | {r['tflops']:.3g} | {r['of_product']:.0%} | {floor} | {r['of_floor']:.0%} "
+        f"| {_number(r['ratio'], '.2f')} | {_met(r)} {tail}"
+    )
+
+
+def chain_tables(rows: list[dict[str, Any]]) -> str:
+    """One Markdown table a chain kernel and size; time of one call for all networks."""
+    text = ""
+    for (op, size), group in groupby(rows, lambda r: (r["case"], r["size"])):
+        lines = "\n".join(map(_chain_line, group))
+        text += f"\n### {op}: {size}\n\n{CHAIN_HEADER}\n{'|---' * 14}|\n{lines}\n"
+    return text
+
+
 def run_text(run: dict[str, Any]) -> str:
     """One run, as Markdown."""
     packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
@@ -102,6 +140,7 @@ def run_text(run: dict[str, Any]) -> str:
     text += f"Commit {run['commit']}; {packages}; host {run['device']}.\n"
     if run["ceilings"]:
         text += f"{ceilings(run['ceilings'])}\n\n{headline(run['headline'])}\n{tables(run['rows'])}"
+        text += chain_tables(run.get("chains", []))
     wrong = "".join(f"- {name}: {what}\n" for name, what in run["wrong"].items())
     return text + (f"\nWent wrong:\n\n{wrong}" if wrong else "")
 
@@ -137,6 +176,17 @@ def predictions() -> str:
             floor = model.floor(s.sizes, s.batch, variant, precision, top, s.networks, eager=variant == "fused")
             cells.append(f"{duration(floor.seconds)} ({floor.bound})")
         text += f"| {case.size} | {' | '.join(cells)} |\n"
+    text += "\nPredicted floors of one call of the chain kernels, factors on the device (the library's ways compute\n"
+    text += "both halves of what is symmetric):\n\n"
+    text += "| | wsfast tf32x3 | wsfast tf32 | library fp32 | library tf32 | goal of tf32x3 |\n"
+    text += f"{'|---' * 6}|\n"
+    for c in chains.CASES:
+        cells = []
+        for precision, triangle in (("tf32x3", True), ("tf32", True), ("fp32", False), ("tf32", False)):
+            floor = model.chain_floor(c.op, c.n, c.d, c.r, precision, top, triangle)
+            cells.append(f"{duration(floor.seconds)} ({floor.bound})")
+        goal = f"{c.goal:g}x the library's fp32" if c.op == "chain_gram" else f"{c.goal:g} s, {chains.SPARE / 1e9:g} GB"
+        text += f"| {c.op}, {c} | {' | '.join(cells)} | {goal} |\n"
     return text
 
 

@@ -9,6 +9,7 @@ from .jit import jit, leaf
 from .tile import LANES, ROWS, backward_tile, dot, gather_tile, product_tile, sgd_tile, transpose_tile
 
 LINE = 16  # numbers in a cache line
+WIDE = 2 * LANES  # columns of a matrix that stand together in multiply_wide
 _K = 128  # products summed in one go: short sums added up err less than one long one, and their B stays in the cache
 
 
@@ -49,6 +50,25 @@ def multiply(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
                 at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
                 product_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, first, bend)
                 i += rows
+
+
+@leaf
+def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
+    """C[m, n] += A[m, k] B[k, n], arguments as multiply."""
+    for j in range(0, n, 2 * LANES):
+        wide, i = 1 if j + LANES < n else 0, 0
+        while i < m:
+            rows = _tile_rows(m - i)
+            at_a, at_c = ao + i * rs, co + i * ldc + j
+            product_tile(rows, wide, a, at_a, rs, cs, b, bo + j, ldb, c, at_c, ldc, k, 0, np.float32(1))
+            i += rows
+
+
+@leaf
+def multiply_wide(a, ao, rs, cs, b, c, co, ldc, m, n, k):
+    """C[m, n] = A[m, k] B[k, n], n a multiple of LANES, B in [n / WIDE, k, WIDE]; the rest as multiply."""
+    for j in range(0, n, WIDE):
+        multiply(a, ao, rs, cs, b, j * k, WIDE, c, co + j, ldc, m, min(WIDE, n - j), k, np.float32(1))
 
 
 @leaf

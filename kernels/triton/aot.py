@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import layers, mlp, philox, small
+from . import gram, grams, heads, layers, mlp, philox, products, small
 
+MODULES = (grams, heads, layers, mlp, philox, products, small)
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -31,6 +33,7 @@ TARGETS = {
 }
 TYPES = {
     torch.float32: "*fp32",
+    torch.float64: "*fp64",
     torch.uint8: "*u8",
     torch.int32: "*i32",
     torch.int64: "*i64",
@@ -45,6 +48,14 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-64-64": (64, (64,) * 3, 10, (32, 128)),
     "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
+}
+CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
+    "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
+    "mlp4-12288": [(12288, 500)],
+    "mlp4-64-100": [(64, 100), (100, 100)],
+    "plainnet5, chain 3": [(3, 3, 3, 32), (32, 3, 3, 64), (64, 3, 3, 128)],
+    "plainnet5, chain 4": [(2187, 128), (128, 3, 3, 256)],
+    "gru2": [(58, 384)],
 }
 COLUMNS = ("registers", "shared", "spilled", "matrix")
 
@@ -88,25 +99,51 @@ class _Recorder:
 
 
 def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
-    """Every launch that training and evaluating NETWORKS makes, and the first network that makes it."""
+    """Every launch that NETWORKS' training and evaluation and the chain features of CHAINS make, and who makes it."""
     found: dict[Launch, str] = {}
-    kernels = {name: value for name, value in vars(mlp).items() if name.endswith("_kernel")}
-    originals = {**kernels, "hip": mlp.hip}
-    draws = {name: value for name, value in vars(philox).items() if name.endswith("_kernel")}
+    modules = (mlp, philox, gram)
+    replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
+    originals = [
+        (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
+    ]
+    walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
+    walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
     try:
-        mlp.hip = lambda: hip
-        for name, (d, widths, classes, batches) in NETWORKS.items():
-            for batch in batches:
-                for module, some in ((mlp, kernels), (philox, draws)):
-                    for k, kernel in some.items():
-                        setattr(module, k, _Recorder(kernel, found, name))
-                for precision in precisions:
-                    _walk(d, widths, classes, batch, precision, name.startswith("resnet"))
+        for name, walk in walks:
+            for module, own in originals:
+                for k, value in own.items():
+                    setattr(module, k, replaced.get(k) or _Recorder(value, found, name))
+            for precision in precisions:
+                walk(precision)
     finally:
-        for module, some in ((mlp, originals), (philox, draws)):
-            for k, value in some.items():
+        for module, own in originals:
+            for k, value in own.items():
                 setattr(module, k, value)
     return found
+
+
+def _walk_chain(weights: list[tuple[int, ...]], precision: str) -> None:
+    """Every chain feature of one network, and a classifier of 50 classes where its weights fit a device."""
+    if precision not in gram.PRECISIONS:
+        return
+    arrays = [torch.ones(1, *shape) for shape in weights]
+    dense = all(len(shape) == 2 for shape in weights)
+    x = gram.chain_factor(arrays, row_normalize=dense, column_normalize=True, precision=precision)
+    gram.chain_factor(arrays, precision=precision)
+    D = x.shape[1]
+    for form in ("packed", "factorised"):
+        for b in (None, x):
+            gram.chain_kernel(x, b, form, cosine=True, precision=precision)
+    if D <= 4096:
+        gram.chain_gram(x, precision=precision)
+        gram.head(x, torch.empty(50, D, D), precision=precision)
+        gram.head_gradient(x, torch.ones(1, 50), precision=precision)
+
+
+def _walk_all(d: int, widths: tuple[int, ...], classes: int, batches: tuple[int, ...], residual: bool,
+              precision: str) -> None:  # fmt: skip
+    for batch in batches:
+        _walk(d, widths, classes, batch, precision, residual)
 
 
 def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: str, residual: bool) -> None:
@@ -123,7 +160,7 @@ def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: 
 
 def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
     """Registers, shared memory (bytes), spilled (bytes) and matrix instructions of one launch on one target."""
-    kernel = vars({m.__name__: m for m in (layers, mlp, philox, small)}[launch.module])[launch.kernel]
+    kernel = vars({m.__name__: m for m in MODULES}[launch.module])[launch.kernel]
     names = [name for name, _ in launch.signature]
     aligned = {(i,): [["tt.divisibility", 16]] for i, (_, kind) in enumerate(launch.signature) if kind[0] == "*"}
     constants = {(names.index(name),): value for name, value in launch.constants}

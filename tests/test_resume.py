@@ -1,0 +1,158 @@
+"""generate(out=...): interrupted in every way, it goes on and ends with the same bits."""
+
+import hashlib
+import multiprocessing
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import wsfast
+from wsfast import generation, storage
+
+CALL = {"repeats": 10, "width": 24, "progress": False}
+
+
+@pytest.fixture
+def small_shards(zoo, monkeypatch):
+    """Three networks a shard: fourteen of them, the last with one."""
+    monkeypatch.setattr(storage, "SHARD", 3 * (zoo.nbytes // len(zoo)))
+
+
+def bits(folder):
+    return {f.name: hashlib.sha256(f.read_bytes()).hexdigest() for f in sorted(folder.glob("shard-*"))}
+
+
+def stop_after(monkeypatch, networks, error):
+    """From now on generate fails once so many networks have been trained."""
+    trained = generation._on_cpu
+
+    def some(*args):
+        for k, batch in enumerate(trained(*args)):
+            if k == networks:
+                raise error
+            yield batch
+
+    monkeypatch.setattr(generation, "_on_cpu", some)
+
+
+def test_a_streamed_set_is_the_one_made_in_memory(zoo, four_tasks, tmp_path, small_shards):
+    streamed = wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    assert len(bits(tmp_path)) == 14
+    np.testing.assert_array_equal(streamed.labels, zoo.labels)
+    for name, array in zoo.parameters.items():
+        np.testing.assert_array_equal(np.asarray(streamed.parameters[name]), array)
+    for name, array in zoo.records.items():
+        np.testing.assert_array_equal(streamed.records[name], array)
+    for key in ("data", "recipe", "seed", "repeats", "backend", "precision", "source"):
+        assert streamed.info[key] == pytest.approx(zoo.info[key]) if key != "recipe" else streamed.info[key]["lr"]
+    assert streamed.info["networks_per_s"] > 0
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(28, "No space left on device")])
+def test_interrupted_sets_go_on(four_tasks, tmp_path, small_shards, monkeypatch, error):
+    whole = wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        stop_after(patch, 17, error)
+        with pytest.raises(type(error)) as caught:
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "broken")
+    kept = len(wsfast.WeightSet.open(tmp_path / "broken", partial=True))
+    assert 9 <= kept <= 17
+    if isinstance(error, KeyboardInterrupt):
+        assert len(caught.value.finished) == kept
+    with pytest.raises(ValueError, match=f"holds {kept} of its 40 networks"):
+        wsfast.WeightSet.open(tmp_path / "broken")
+    before = {f: f.stat().st_mtime_ns for f in (tmp_path / "broken").glob("shard-*")}
+    done = wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "broken")
+    assert {f: f.stat().st_mtime_ns for f in before} == before  # what was finished is not trained again
+    assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
+    assert [run["networks"] for run in done.info["runs"]] == [kept, 40 - kept]
+    assert len(whole.info["runs"]) == 1
+
+
+def test_a_finished_set_is_only_opened(four_tasks, tmp_path, monkeypatch):
+    wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    stop_after(monkeypatch, 0, AssertionError("trained again"))
+    assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
+
+
+def test_interrupted_before_the_first_shard(four_tasks, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop_after(patch, 3, KeyboardInterrupt())
+        with pytest.raises(wsfast.Interrupted, match="with 0 networks finished"):
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
+
+
+def test_another_plan_is_refused(four_tasks, tmp_path):
+    first = wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    fewer = wsfast.tasks("digits", n=3)
+    for change, said in (
+        ({"seed": 1}, "another seed: 0, this call has 1"),
+        ({"repeats": 9}, "another repeats: 10, this call has 9"),
+        ({"recipe": replace(four_tasks.recipe, lr=0.02)}, "another recipe"),
+        ({"width": 25}, "another network"),
+        ({"tasks": fewer}, "another tasks_sha256"),
+    ):
+        call = {"tasks": four_tasks, **CALL, **change}
+        with pytest.raises(ValueError, match=said):
+            wsfast.generate("mlp4", **call, out=tmp_path)
+    first.save(tmp_path / "copy")
+    with pytest.raises(ValueError, match="holds a saved set"):
+        wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "copy")
+
+
+def test_damage_is_named_and_nothing_is_trained(four_tasks, tmp_path, small_shards, monkeypatch):
+    wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    shard = tmp_path / "shard-00004.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    stop_after(monkeypatch, 0, AssertionError("trained again"))
+    with pytest.raises(ValueError, match=r"shard-00004.safetensors is damaged"):
+        wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+
+
+def test_two_writers(four_tasks, tmp_path, monkeypatch):
+    trained = generation._on_cpu
+
+    def meanwhile(*args):
+        monkeypatch.setattr(generation, "_on_cpu", trained)
+        with pytest.raises(OSError, match="another process is writing into"):
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+        return trained(*args)
+
+    monkeypatch.setattr(generation, "_on_cpu", meanwhile)
+    assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
+
+
+def _make(folder: str) -> None:
+    storage.SHARD = 1  # a network a shard: most of the time something is being written
+    recipe = wsfast.tasks("digits", n=2).recipe.with_epochs(3)
+    wsfast.generate(
+        "mlp4", wsfast.tasks("digits", n=2), repeats=30, width=24, recipe=recipe, progress=False, out=folder
+    )
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch):
+    """SIGKILL at 20 moments drawn from the whole run, each time to the same folder until it is done."""
+    monkeypatch.setattr(storage, "SHARD", 1)  # put back afterwards
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["wsfast.generation", "wsfast.datasets", "sklearn.datasets"])
+    _make(str(tmp_path / "whole"))
+    rng, folder, seen = np.random.default_rng(0), tmp_path / "killed", []
+    for _ in range(20):
+        child = context.Process(target=_make, args=(str(folder),))
+        child.start()
+        child.join(timeout=float(rng.uniform(0.0, 1.5)))
+        child.kill()
+        child.join()
+        assert child.exitcode in (0, -signal.SIGKILL)
+        seen.append(len(bits(folder)) if Path(folder).exists() else 0)
+        if seen[-1] == 60:  # done before its 20th death: begin again
+            assert bits(folder) == bits(tmp_path / "whole")
+            folder = tmp_path / f"killed{len(seen)}"
+    _make(str(folder))
+    assert bits(folder) == bits(tmp_path / "whole")
+    assert {f.name for f in folder.iterdir()} == {*bits(folder), "manifest.json", ".lock"}
+    assert any(0 < n < 60 for n in seen), seen  # it did die in the middle

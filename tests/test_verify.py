@@ -1,0 +1,71 @@
+import json
+
+import numpy as np
+import pytest
+
+import wsfast
+from wsfast import storage
+from wsfast.verifying import verify
+
+
+@pytest.fixture
+def made(four_tasks, zoo, tmp_path, monkeypatch):
+    """40 networks in shards of seven."""
+    monkeypatch.setattr(storage, "SHARD", 7 * (zoo.nbytes // len(zoo)))
+    wsfast.generate("mlp4", four_tasks, repeats=10, width=24, progress=False, out=tmp_path / "set")
+    return tmp_path / "set"
+
+
+def flip_a_bit(shard):
+    content = bytearray(shard.read_bytes())
+    content[-5] ^= 1
+    shard.write_bytes(content)
+
+
+def test_a_sound_set_has_no_problem(made):
+    assert verify(made, retrain=3, progress=False) == []
+
+
+def test_every_damaged_shard_is_named(made):
+    flip_a_bit(made / "shard-00001.safetensors")
+    (made / "shard-00003.safetensors").unlink()
+    first, second = verify(made, retrain=3, progress=False)
+    assert "shard-00001.safetensors is damaged: its SHA-256" in first
+    assert "shard-00003.safetensors is missing" in second
+
+
+def test_an_unfinished_set_says_so(made):
+    manifest = json.loads((made / "manifest.json").read_text())
+    manifest["shards"].pop()
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(made, progress=False) == ["35 of its 40 networks are there: generating them was interrupted"]
+
+
+def test_other_bits_are_found_by_training_again(made):
+    """A network that was altered, its hash with it."""
+    shard = made / "shard-00002.safetensors"
+    flip_a_bit(shard)
+    manifest = json.loads((made / "manifest.json").read_text())
+    from wsfast.verifying import sha256
+
+    manifest["shards"][2]["sha256"] = sha256(shard)
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(made, progress=False) == []
+    found = verify(made, retrain=40, progress=False)
+    assert len(found) == 1
+    assert "trained again, has other bits here" in found[0]
+
+
+def test_what_cannot_be_trained_again(made, zoo, four_tasks, tmp_path):
+    zoo.save(tmp_path / "copy")
+    assert verify(tmp_path / "copy", progress=False) == []
+    with pytest.raises(ValueError, match="was not generated"):
+        verify(tmp_path / "copy", retrain=1, progress=False)
+    rng = np.random.default_rng(0)
+    own = wsfast.tasks(rng.standard_normal((40, 5)).astype(np.float32), np.arange(40) % 2)
+    wsfast.generate("mlp4", own, repeats=2, width=6, progress=False, out=tmp_path / "own")
+    with pytest.raises(ValueError, match="data must be one of"):
+        verify(tmp_path / "own", retrain=1, progress=False)
+    with pytest.raises(ValueError, match="other data"):
+        verify(tmp_path / "own", retrain=1, tasks=four_tasks, progress=False)
+    assert verify(tmp_path / "own", retrain=2, tasks=own, progress=False) == []

@@ -1,0 +1,90 @@
+"""Is a stored weight set what its manifest says it is?"""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .generation import trainer
+from .manifest import Manifest, read
+from .recipe import Recipe
+from .storage import load, open_shard
+from .taskset import TaskSet
+from .taskset import tasks as named_tasks
+
+CHUNK = 1 << 22  # bytes hashed at a time
+
+
+def verify(
+    folder: str | Path,
+    *,
+    retrain: int = 0,
+    seed: int = 0,
+    tasks: TaskSet | None = None,
+    root: str | Path | None = None,
+    progress: bool | None = None,
+) -> list[str]:
+    """What is wrong with a stored set, a sentence each; an empty list where nothing is.
+
+    Every shard's size, names, shapes and SHA-256 are compared with the manifest. retrain: so many networks, drawn with
+    `seed`, are trained again from their seeds on the CPU and compared bit by bit; tasks: what the set was trained on,
+    loaded by its name (from `root`) where None. ValueError where there is no readable manifest, or networks cannot be
+    trained again here: a set that was not generated, or on another backend or data.
+    """
+    folder = Path(folder).expanduser()
+    manifest, problems = read(folder), []
+    if manifest.held < manifest.networks:
+        problems.append(
+            f"{manifest.held} of its {manifest.networks} networks are there: generating them was interrupted"
+        )
+    hidden = None if progress is None else not progress
+    for entry in tqdm(manifest.shards, desc="verify", unit="shard", disable=hidden):
+        try:
+            open_shard(folder, manifest.network, entry)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        if sha256(folder / entry.file) != entry.sha256:
+            problems.append(f"{folder / entry.file} is damaged: its SHA-256 is not the manifest's")
+    if retrain and manifest.held and not problems:
+        problems += _retrained(folder, manifest, retrain, seed, tasks, root)
+    return problems
+
+
+def sha256(path: Path) -> str:
+    """Of a file's content, read piece by piece."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(CHUNK):
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def _retrained(
+    folder: Path,
+    manifest: Manifest,
+    count: int,
+    seed: int,
+    tasks: TaskSet | None,
+    root: str | Path | None,
+) -> list[str]:
+    network, plan = manifest.network, manifest.plan
+    if plan is None:
+        raise ValueError(f"verify: {folder} was not generated, its networks cannot be trained again")
+    if plan["backend"] == "triton":
+        raise ValueError(f"verify: {folder} was trained on a GPU; networks are trained again on the CPU only")
+    tasks = named_tasks(plan["data"], n=len(manifest.task_names), root=root) if tasks is None else tasks
+    if tasks.sha256() != plan["tasks_sha256"]:
+        raise ValueError(f"verify: {folder} was trained on other data than these tasks of {tasks.name}")
+    recipe = Recipe.from_dict(plan["recipe"])
+    train = trainer(network, tasks, recipe, plan["seed"], plan["backend"])
+    zoo = load(folder, partial=True)
+    problems = []
+    for i in np.random.default_rng(seed).permutation(len(zoo))[:count]:
+        flat, _, _ = train(int(zoo.labels[i]), int(zoo.repeats[i]))
+        stored = np.concatenate([zoo.parameters[p.name][int(i)].ravel() for p in network.parameters])
+        if not np.array_equal(np.float32(flat), stored, equal_nan=True):
+            task, repeat = zoo.labels[i], zoo.repeats[i]
+            problems.append(f"network {i} (task {task}, repeat {repeat}), trained again, has other bits here")
+    return problems

@@ -1,0 +1,133 @@
+"""A weight set on its way to disk: shards as they are finished, and what an earlier run left."""
+
+import fcntl
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .files import writable_folder
+from .manifest import FILE, Manifest, Shard, read
+from .network import Network
+from .storage import load, networks_per_shard, open_shard, write_shard
+from .weights import WeightSet
+
+
+class Writer:
+    """Takes finished networks in any order and writes a shard as soon as all of its networks are there.
+
+    plan: what the networks are a function of; a folder made to another plan is refused with the first difference.
+    info: of the set; made_by: versions and machine of this run, kept in a list of all runs. done: bool [N], the
+    networks on disk. One writer at a time has a folder; the operating system frees it when a process dies. `with`
+    closes it.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        network: Network,
+        task_names: Sequence[str],
+        labels: np.ndarray,
+        repeats: np.ndarray,
+        plan: Mapping[str, Any],
+        info: Mapping[str, Any],
+        made_by: Mapping[str, Any],
+    ) -> None:
+        self.folder = writable_folder(folder)
+        self._network, self._task_names, self._plan = network, task_names, json.loads(json.dumps(plan))
+        self._info, self._made_by, self._start = info, made_by, time.perf_counter()
+        self._labels, self._repeats = labels, repeats
+        self._each = networks_per_shard(4 * sum(p.size for p in network.parameters))
+        self._waiting: dict[int, dict[int, tuple[np.ndarray, ...]]] = {}  # shard -> network -> its numbers
+        self._lock = self._locked()
+        self.done = np.zeros(len(labels), bool)
+        self._entries: dict[int, Shard] = {}
+        self._runs: list[dict[str, Any]] = []
+        try:
+            for scratch in (*self.folder.glob(".shard-*"), *self.folder.glob(f".{FILE}.*")):
+                scratch.unlink()  # half a file of a process that was killed
+            if (self.folder / FILE).exists():
+                self._go_on()
+        except BaseException:
+            self._lock.close()
+            raise
+
+    def __enter__(self) -> "Writer":
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        self._lock.close()
+
+    def _locked(self) -> Any:
+        file = (self.folder / ".lock").open("w")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise OSError(f"generate: another process is writing into {self.folder} (choose another out)") from error
+        return file
+
+    def _go_on(self) -> None:
+        held = read(self.folder)
+        if held.plan is None:
+            raise ValueError(f"generate: {self.folder} holds a saved set, not one to go on with (choose another out)")
+        found, wanted = {"network": held.network, **held.plan}, {"network": self._network, **self._plan}
+        for key, value in wanted.items():
+            if found.get(key) != value:
+                said = "" if key in ("network", "tasks_sha256") else f": {found.get(key)!r}, this call has {value!r}"
+                raise ValueError(f"generate: {self.folder} was made with another {key}{said} (choose another out)")
+        for entry in held.shards:
+            open_shard(self.folder, self._network, entry)  # refuses a damaged one by name
+            self._entries[entry.number] = entry
+            self.done[self._rows(entry.number)] = True
+        self._runs = held.info.get("runs", [])
+
+    def _rows(self, shard: int) -> slice:
+        return slice(shard * self._each, min((shard + 1) * self._each, len(self._labels)))
+
+    def add(self, networks: np.ndarray, flat: np.ndarray, records: Mapping[str, np.ndarray]) -> None:
+        """networks: positions [n]; flat: parameters [n, P] as trained; records: name -> one row a network."""
+        self._names = tuple(records)
+        for row, i in enumerate(networks.tolist()):
+            shard = i // self._each
+            waiting = self._waiting.setdefault(shard, {})
+            waiting[i] = (flat[row].copy(), *(records[name][row] for name in self._names))
+            rows = self._rows(shard)
+            if len(waiting) == rows.stop - rows.start:
+                self._write(shard, self._waiting.pop(shard))
+
+    def _write(self, shard: int, waiting: dict[int, tuple[np.ndarray, ...]]) -> None:
+        rows = self._rows(shard)
+        flat, *columns = (np.stack(column) for column in zip(*(waiting[i] for i in sorted(waiting)), strict=True))
+        parameters, at = {}, 0
+        for p in self._network.parameters:
+            parameters[p.name] = flat[:, at : at + p.size].reshape(-1, *p.shape)
+            at += p.size
+        records = {"label": self._labels[rows], "repeat": self._repeats[rows]}
+        records |= dict(zip(self._names, columns, strict=True))
+        self._entries[shard] = write_shard(self.folder, shard, parameters, records)
+        self.done[rows] = True
+        self._note()
+
+    def _note(self) -> None:
+        """Write the manifest: what is on disk now, and the runs that made it."""
+        seconds = time.perf_counter() - self._start
+        networks = int(self.done.sum()) - sum(run["networks"] for run in self._runs)
+        runs = [*self._runs, {"networks": networks, "seconds": seconds, **self._made_by}]
+        total = sum(run["seconds"] for run in runs)
+        times = {"generate_s": total, "networks_per_s": self.done.sum() / total}
+        info = {**self._info, **self._made_by, **times, "runs": runs}
+        shards = tuple(self._entries[k] for k in sorted(self._entries))
+        names = tuple(self._task_names)
+        Manifest(self._network, names, len(self._labels), info, self._plan, shards).write(self.folder)
+
+    def weight_set(self, partial: bool = False) -> WeightSet:
+        """The set as it lies on disk; ValueError where it is not whole and not asked for in part."""
+        if partial and not self._entries:
+            nothing = {p.name: np.empty((0, *p.shape), np.float32) for p in self._network.parameters}
+            none = np.empty(0, np.int64)
+            return WeightSet(self._network, nothing, none, none, tuple(self._task_names))
+        return load(self.folder, partial)
