@@ -168,8 +168,8 @@ def test_reference_backend_trains_the_same_convolutional_networks(name, image_ta
 def test_a_study_of_convolutional_networks(plain):
     result = wsfast.study(plain, permutations=0, progress=False).to_dict()
     assert result["network"] == "plainnet5"
-    assert {c["chain"] for c in result["cells"]} == {1, 2, 3, 4}
-    assert {c["features"] for c in result["cells"]} == {"chain", "chain_unit", "raw"}
+    for features in ("chain", "chain_unit", "raw"):
+        assert {c["chain"] for c in result["cells"] if c["features"] == features} == {1, 2, 3, 4}
 
 
 def test_augmented_images_train():
