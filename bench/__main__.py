@@ -4,7 +4,7 @@ import argparse
 import json
 import re
 
-from bench import bench_chain_kernel, bench_classifier, bench_train_gru, bench_train_mlp, page, peak
+from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_gru, bench_train_mlp, page, peak
 from wsfast import provenance
 
 
@@ -19,7 +19,7 @@ def main() -> None:
     ceilings = peak.sgemm()
     print(page.ceiling(ceilings), flush=True)
     rows = []
-    for suite in (bench_train_mlp, bench_train_gru, bench_chain_kernel, bench_classifier):
+    for suite in (bench_train_mlp, bench_train_cnn, bench_train_gru, bench_chain_kernel, bench_classifier):
         for case in suite.CASES:
             contest = suite.contest(suite.shorter(case) if options.quick else case)
             for _ in range(2 if options.quick else contest.rounds):

@@ -24,7 +24,10 @@ def _padded(x, size):
 def convolve(x, weight, bias, stride=1):
     """z as above."""
     size = weight.shape[1]
-    total = sum(np.einsum("bcij,co->boij", v, weight[:, p, q]) for p, q, v in _views(_padded(x, size), size, stride))
+    total = sum(
+        np.einsum("bcij,co->boij", v, weight[:, p, q], optimize=True)
+        for p, q, v in _views(_padded(x, size), size, stride)
+    )
     return total + bias[:, None, None]
 
 
@@ -34,7 +37,7 @@ def convolve_backward(x, weight, gradient, stride=1):
     wide = _padded(np.zeros_like(x), size)
     d_weight = np.empty_like(weight)
     for (p, q, v), (_, _, d) in zip(_views(_padded(x, size), size, stride), _views(wide, size, stride), strict=True):
-        d_weight[:, p, q] = np.einsum("bcij,boij->co", v, gradient)
-        d += np.einsum("boij,co->bcij", gradient, weight[:, p, q])
+        d_weight[:, p, q] = np.einsum("bcij,boij->co", v, gradient, optimize=True)
+        d += np.einsum("boij,co->bcij", gradient, weight[:, p, q], optimize=True)
     edge = size // 2
     return wide[:, :, edge : edge + x.shape[2], edge : edge + x.shape[3]], d_weight, gradient.sum(axis=(0, 2, 3))

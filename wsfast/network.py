@@ -522,7 +522,7 @@ def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
     """
     *layers, gap, last = net.layers
     starts = [i for i, layer in enumerate(layers) if layer.op == "conv" and layer.parameters[0].shape[1] == 3]
-    if (gap.op, last.op) != ("mean_pool", "linear") or not starts or starts[0] != 0:
+    if (gap.op, last.op) != ("mean_pool", "linear") or len(last.parameters) != 2 or starts[:1] != [0]:
         return None
     sizes, units = [net.input_shape[0]], []
     before: tuple[str, ...] = ()
@@ -531,7 +531,8 @@ def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
         pool = unit[-1].op == "maxpool"
         body = unit[:-1] if pool else unit
         ops = tuple("act" if layer.op in ("relu", "leaky_relu") else layer.op for layer in body)
-        if ops not in UNITS:
+        slope = next((layer.options.get("slope", 0.0) for layer in body if layer.op == "leaky_relu"), 0.0)
+        if ops not in UNITS or slope < 0:
             return None
         wanted: list[tuple[str, ...]] = [()] * len(ops)
         stride = unit[0].options.get("stride", 1)
@@ -541,7 +542,6 @@ def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
                 return None
         if [layer.inputs for layer in body] != wanted:
             return None
-        slope = body[ops.index("act")].options.get("slope", 0.0)
         sizes.append(unit[0].parameters[0].shape[-1])
         units.append((slope, stride, ops == NORM_LAST, pool, ops == RESIDUAL))
         before = (unit[-1].name,)
