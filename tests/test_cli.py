@@ -121,3 +121,21 @@ def test_module_and_usage():
     assert run.stdout.startswith("wsfast 0.")
     with pytest.raises(SystemExit):
         cli.main(["study", "--backend", "nonsense"])
+
+
+def test_a_set_is_generated_verified_and_studied(tmp_path, capsys):
+    zoo = str(tmp_path / "zoo")
+    assert cli.main(["generate", *SMALL[: SMALL.index("--permutations")], "--out", zoo]) == 0
+    assert "24 x mlp4, 4 tasks, 0 diverged" in capsys.readouterr().out
+    assert cli.main(["verify", zoo, "--retrain", "2"]) == 0
+    assert "sound, 2 networks trained again are the same" in capsys.readouterr().out
+    assert cli.main(["study", zoo, "--permutations", "9", "--out", str(tmp_path / "run"), "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)
+    assert results["networks"] == 24
+    assert results["skipped"] == ["controls with networks of their own"]
+    shard = tmp_path / "zoo" / "shard-00000.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    assert cli.main(["verify", zoo]) == 1
+    assert "shard-00000.safetensors is damaged" in capsys.readouterr().err
+    assert cli.main(["study", zoo, "--out", str(tmp_path / "run")]) == 2
+    assert "shard-00000.safetensors is damaged" in capsys.readouterr().err

@@ -7,8 +7,10 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 from . import __version__
 from .backends import DEFAULT, PACKAGES, interpreting, missing
@@ -33,18 +35,9 @@ def parser() -> argparse.ArgumentParser:
         help="train a population of networks, measure their similarity, write a report",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    study.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
-    study.add_argument("--network", default="mlp4", help=f"one of {', '.join(NETWORKS)}")
+    study.add_argument("zoo", nargs="?", help="folder of a stored weight set, studied instead of a new one")
+    _add_training(study)
     study.add_argument("--out", help="folder for results.json and report.html (default: runs/DATA-NETWORK)")
-    study.add_argument("--tasks", type=int, help="the first so many tasks (default: all)")
-    study.add_argument("--repeats", type=int, default=40, help="networks per task")
-    study.add_argument("--seed", type=int, default=0, help="of the networks and the splits")
-    study.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
-    study.add_argument("--epochs", type=int, help="passes over the data (default: what suits the data)")
-    study.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
-    study.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
-    study.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
-    study.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     study.add_argument("--alpha", type=float, default=0.05, help="the error below which the paper accepts")
     study.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
     study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain")
@@ -52,6 +45,19 @@ def parser() -> argparse.ArgumentParser:
         "--quick", action="store_true", help="one split, no permutations, resampling or further controls"
     )
     study.add_argument("--json", action="store_true", help="print results.json instead of the table")
+
+    generate = commands.add_parser(
+        "generate",
+        help="train a population into a folder; the same command goes on with what an interrupted one left",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    _add_training(generate)
+    generate.add_argument("--out", required=True, help="folder of the weight set")
+
+    verify = commands.add_parser("verify", help="compare a stored weight set with its manifest")
+    verify.add_argument("zoo", help="its folder")
+    verify.add_argument("--retrain", type=int, default=0, help="networks that are trained again and compared")
+    verify.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
 
     compare = commands.add_parser("compare", help="chain similarity of two networks")
     compare.add_argument("a", help="a .safetensors file: a torch state dict")
@@ -70,48 +76,88 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def _add_training(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
+    command.add_argument("--network", default="mlp4", help=f"one of {', '.join(NETWORKS)}")
+    command.add_argument("--tasks", type=int, help="the first so many tasks (default: all)")
+    command.add_argument("--repeats", type=int, default=40, help="networks per task")
+    command.add_argument("--seed", type=int, default=0, help="of the networks and the splits")
+    command.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
+    command.add_argument("--epochs", type=int, help="passes over the data (default: what suits the data)")
+    command.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
+    command.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
+    command.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
+    command.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
-        return {"study": _study, "compare": _compare, "search": _search, "info": _info}[args.command](args)
+        return COMMANDS[args.command](args)
     except (ValueError, OSError) as error:
         print(f"wsfast: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(f"wsfast: {str(stop) or 'interrupted'}; nothing was written", file=sys.stderr)
+        left = "the same command goes on with them" if args.command == "generate" else "nothing was written"
+        print(f"wsfast: {str(stop) or 'interrupted'}; {left}", file=sys.stderr)
         return 130
 
 
+def _training(args: argparse.Namespace) -> tuple[Any, Callable[..., Any]]:
+    """(tasks, generate with the options of the command line)."""
+    from . import generate, tasks
+
+    problems = tasks(args.data, n=args.tasks, root=args.data_root)
+    recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
+    options = {name: getattr(args, name) for name in ("seed", "width", "backend", "device", "precision")}
+    return problems, partial(generate, args.network, recipe=recipe, **options)
+
+
+def _generate(args: argparse.Namespace) -> int:
+    problems, train = _training(args)
+    zoo = train(problems, repeats=args.repeats, out=args.out)
+    print(f"{zoo!r}, {zoo.info['networks_per_s']:.0f} networks/s\n{args.out}")
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from .verifying import verify
+
+    problems = verify(args.zoo, retrain=args.retrain, root=args.data_root)
+    for problem in problems:
+        print(f"wsfast: {problem}", file=sys.stderr)
+    if not problems:
+        print(f"{args.zoo}: sound" + (f", {args.retrain} networks trained again are the same" if args.retrain else ""))
+    return int(bool(problems))
+
+
 def _study(args: argparse.Namespace) -> int:
-    from . import generate, study, tasks
+    from . import WeightSet, study
     from .files import writable_folder
 
     start = time.perf_counter()
-    out = writable_folder(args.out or f"runs/{args.data}-{args.network}")  # before an hour of training, not after it
-    problems = tasks(args.data, n=args.tasks, root=args.data_root)
-    recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
-    train = partial(
-        generate,
-        args.network,
-        seed=args.seed,
-        recipe=recipe,
-        width=args.width,
-        backend=args.backend,
-        device=args.device,
-        precision=args.precision,
-    )
-    further = {}
-    if not args.quick:
-        further["relabelled images"] = problems.regrouped()
-        further["shuffled labels"] = problems.shuffled(SHUFFLED, args.seed)
-    zoo = train(problems, repeats=args.repeats)
-    few = min(args.repeats, CONTROL_REPEATS)
+    name = Path(args.zoo).name if args.zoo else f"{args.data}-{args.network}"
+    out = writable_folder(args.out or f"runs/{name}")  # before an hour of training, not after it
+    controls = {}
+    if args.zoo:
+        zoo = WeightSet.open(args.zoo)
+    else:
+        problems, train = _training(args)
+        further = {}
+        if not args.quick:
+            further = {
+                "relabelled images": problems.regrouped(),
+                "shuffled labels": problems.shuffled(SHUFFLED, args.seed),
+            }
+        zoo = train(problems, repeats=args.repeats)
+        few = min(args.repeats, CONTROL_REPEATS)
+        controls = {name: train(own, repeats=few) for name, own in further.items()}
     result = study(
         zoo,
         alpha=args.alpha,
         classifier=args.classifier,
         permutations=args.permutations,
-        controls={name: train(own, repeats=few) for name, own in further.items()},
+        controls=controls,
         quick=args.quick,
         seed=args.seed,
         backend=args.backend,
@@ -126,7 +172,8 @@ def _study(args: argparse.Namespace) -> int:
         print(result.table())
         peak = peak_memory()
         held = "" if peak is None else f", {peak / 1e9:.2f} GB of memory at most"
-        print(f"\n{timing['networks_per_s']:.0f} networks/s, {timing['total_s']:.0f} s in all{held}\nreport: {report}")
+        rate = f"{timing['networks_per_s']:.0f} networks/s, " if timing["networks_per_s"] else ""
+        print(f"\n{rate}{timing['total_s']:.0f} s in all{held}\nreport: {report}")
     return 0
 
 
@@ -180,3 +227,13 @@ def backends() -> dict[str, str]:
         "triton": f"cannot run here: {reason}" if reason else where,
         "reference": "cpu: NumPy float64, the specification, slow",
     }
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
+    "study": _study,
+    "generate": _generate,
+    "verify": _verify,
+    "compare": _compare,
+    "search": _search,
+    "info": _info,
+}
