@@ -24,7 +24,7 @@ GOAL = 1.5
 CASES = [
     CnnProblem(size=16, width=8, classes=2, batch=32, networks=8, samples=64, epochs=8),
     CnnProblem(size=32, width=32, classes=2, batch=32, networks=4, samples=64, epochs=8),
-    CnnProblem(size=32, width=32, classes=2, batch=128, networks=4, samples=256, epochs=4),
+    CnnProblem(size=32, width=32, classes=2, batch=128, networks=4, samples=128, epochs=6),
 ]
 
 

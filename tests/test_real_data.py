@@ -44,6 +44,15 @@ def test_a_small_study_on_real_images(data_root, name):
     assert min(c["p_chance"] for c in controls) > 1e-3
 
 
+def test_convolutional_networks_on_real_images(data_root):
+    tasks = wsfast.tasks("cifar100", n=2, root=data_root)
+    recipe = tasks.recipe.with_epochs(4)
+    zoo = wsfast.generate("plainnet5", tasks, repeats=2, width=8, recipe=recipe, progress=False)
+    assert not zoo.diverged.any()
+    assert (zoo.records["loss_curve"][:, -1] < zoo.records["loss_curve"][:, 0]).all()
+    assert zoo.records["train_accuracy"].mean() > 0.6
+
+
 def test_the_command_line_on_real_images(data_root, tmp_path, capsys):
     out = tmp_path / "out"
     assert (

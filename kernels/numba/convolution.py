@@ -8,11 +8,9 @@ multiples of LANES.
 
 import numpy as np
 
-from .gemm import _K, _tile_rows
+from .gemm import _K, LINE, _tile_rows
 from .jit import leaf
 from .tile import LANES, product_tile
-
-LINE = 16
 
 
 @leaf
