@@ -16,7 +16,7 @@ from . import philox
 from .gemm import multiply, padded, zeros
 from .jit import jit, leaf
 from .matvec import column_product, row_product
-from .mlp import _exp
+from .mlp import _add, _copy, _exp
 from .tile import dot
 
 W, U, B, C, LAYER = 0, 1, 2, 3, 4  # a layer's parameters in `reference.gru`'s list of ten; the second layer's follow
@@ -85,18 +85,6 @@ def _reset_gradient(d_new, recurrent, reset, out):
 def _times(a, b, out):
     for i in range(len(out)):
         out[i] = a[i] * b[i]
-
-
-@leaf
-def _copy(source, target):
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@leaf
-def _add(term, total):
-    for i in range(len(total)):
-        total[i] += term[i]
 
 
 @leaf
@@ -247,7 +235,7 @@ def _layout(alphabet, hidden, classes):
 
 
 @leaf
-def _load(flat, pieces, weights, at):
+def _place(flat, pieces, weights, at):
     count, length, across, along = pieces[0], pieces[1], pieces[2], pieces[3]
     for j in range(count):
         for i in range(length):
@@ -255,7 +243,7 @@ def _load(flat, pieces, weights, at):
 
 
 @leaf
-def _save(weights, at, pieces, flat):
+def _collect(weights, at, pieces, flat):
     count, length, across, along = pieces[0], pieces[1], pieces[2], pieces[3]
     for j in range(count):
         for i in range(length):
@@ -285,7 +273,7 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
     weights, bound = zeros(at[-1]), np.float32(1 / math.sqrt(hidden))
     for k in range(10):
         draw = philox.uniform(pieces[k, 0] * pieces[k, 1], bound, seed, task, repeat, philox.INIT, k)
-        _load(draw, pieces[k], weights, at[k])
+        _place(draw, pieces[k], weights, at[k])
     inputs, d_input, d_recurrent = zeros(room), zeros(room), zeros(room)
     recurrent, gates = zeros(2 * room).reshape(2, room), zeros(2 * room).reshape(2, room)
     h, d_h, scratch = zeros(2 * (longest + 1) * wide).reshape(2, -1), zeros(longest * wide), zeros(wide)
@@ -333,6 +321,6 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
     parameters, done = np.empty(count, np.float32), 0
     for k in range(10):
         size = pieces[k, 0] * pieces[k, 1]
-        _save(weights, at[k], pieces[k], parameters[done : done + size])
+        _collect(weights, at[k], pieces[k], parameters[done : done + size])
         done += size
     return parameters, loss_curve, record
