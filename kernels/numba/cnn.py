@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from . import philox
+from .arrays import copy
 from .batchnorm import (
     CENTRE,
     FIRST,
@@ -293,23 +294,17 @@ def _draw(p, s, u, t, c, n_out, seed, task, repeat):
 
 
 @leaf
-def _copy(source, target):
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@leaf
 def _export(p, s, u, t, c, n_out, out):
     """A branch's parameters as declared, into out[t[OUT] :]."""
     area, n, bias, to = t[SIZE] * t[SIZE], u[N], _bias(u, t), t[OUT]
     for i in range(c):
         for q in range(area):
-            _copy(p[t[P] + (q * u[C] + i) * n :], out[to : to + n_out])
+            copy(p[t[P] + (q * u[C] + i) * n :], out[to : to + n_out])
             to += n_out
     for part in range(3):
-        _copy(p[bias + part * n :], out[to + part * n_out : to + (part + 1) * n_out])
+        copy(p[bias + part * n :], out[to + part * n_out : to + (part + 1) * n_out])
     for row in range(2):
-        _copy(s[t[S] + (RUNNING_MEAN + row) * n :], out[to + (3 + row) * n_out : to + (4 + row) * n_out])
+        copy(s[t[S] + (RUNNING_MEAN + row) * n :], out[to + (3 + row) * n_out : to + (4 + row) * n_out])
 
 
 @jit

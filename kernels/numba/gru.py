@@ -13,6 +13,7 @@ import math
 import numpy as np
 
 from . import philox
+from .arrays import add, copy
 from .gemm import multiply, padded, zeros
 from .jit import jit, leaf
 from .loss import exp
@@ -88,18 +89,6 @@ def _times(a, b, out):
 
 
 @leaf
-def _copy(source, target):
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@leaf
-def _add(term, total):
-    for i in range(len(total)):
-        total[i] += term[i]
-
-
-@leaf
 def _scale(factor, out):
     for i in range(len(out)):
         out[i] *= factor
@@ -119,7 +108,7 @@ def _layer_forward(weights, at, first, inputs, letters, steps, wide, recurrent, 
         if t > 0:
             row_product(h, t * wide, 1, weights, u, ld, wide, ld, weights, c, recurrent, here)
         else:
-            _copy(weights[c : c + ld], recurrent[:ld])
+            copy(weights[c : c + ld], recurrent[:ld])
         source, row = (weights, w + letters[t] * ld) if len(letters) else (inputs, here)
         x, s, g = source[row : row + ld], recurrent[here : here + ld], gates[here : here + ld]
         _open(x[:two], bias[:two], s[:two], g[:two])
@@ -142,11 +131,11 @@ def _layer_backward(weights, at, first, steps, wide, recurrent, gates, h, d_h, d
         _new_gradient(d, g[wide:two], g[two:], d_x[two:])
         _update_gradient(d, g[wide:two], g[two:], before, d_x[wide:two])
         _reset_gradient(d_x[two:], s[two:], g[:wide], d_x[:wide])
-        _copy(d_x[:two], d_s[:two])
+        copy(d_x[:two], d_s[:two])
         _times(d_x[two:], g[:wide], d_s[two:])
         if t > 0:
             _times(d, g[wide:two], scratch)
-            _add(d_h[below : below + wide], scratch)
+            add(d_h[below : below + wide], scratch)
             column_product(weights, at[first + U], ld, d_recurrent, here, wide, ld, scratch, 0, d_h, below)
 
 
@@ -162,7 +151,7 @@ def _descend(weights, at, rows, columns, x, steps, d):
 def _column_sums(d, steps, columns, bias):
     """bias += the sum of d [T, columns] over its rows."""
     for t in range(steps):
-        _add(d[t * columns : (t + 1) * columns], bias)
+        add(d[t * columns : (t + 1) * columns], bias)
 
 
 @leaf
@@ -220,7 +209,7 @@ def _backward_and_step(weights, at, letters, wide, recurrent, gates, h, gradient
         else:
             for t in range(steps):
                 row = at[W] + letters[t] * ld
-                _add(d_input[t * ld : (t + 1) * ld], weights[row : row + ld])
+                add(d_input[t * ld : (t + 1) * ld], weights[row : row + ld])
         _descend(weights, at[first + U], wide, ld, h[layer, wide:], steps - 1, d_recurrent[ld:])
         _column_sums(d_input, steps, ld, weights[at[first + B] : at[first + B] + ld])
         _column_sums(d_recurrent, steps, ld, weights[at[first + C] : at[first + C] + ld])
@@ -247,7 +236,7 @@ def _layout(alphabet, hidden, classes):
 
 
 @leaf
-def _load(flat, pieces, weights, at):
+def _place(flat, pieces, weights, at):
     count, length, across, along = pieces[0], pieces[1], pieces[2], pieces[3]
     for j in range(count):
         for i in range(length):
@@ -255,7 +244,7 @@ def _load(flat, pieces, weights, at):
 
 
 @leaf
-def _save(weights, at, pieces, flat):
+def _collect(weights, at, pieces, flat):
     count, length, across, along = pieces[0], pieces[1], pieces[2], pieces[3]
     for j in range(count):
         for i in range(length):
@@ -285,7 +274,7 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
     weights, bound = zeros(at[-1]), np.float32(1 / math.sqrt(hidden))
     for k in range(10):
         draw = philox.uniform(pieces[k, 0] * pieces[k, 1], bound, seed, task, repeat, philox.INIT, k)
-        _load(draw, pieces[k], weights, at[k])
+        _place(draw, pieces[k], weights, at[k])
     inputs, d_input, d_recurrent = zeros(room), zeros(room), zeros(room)
     recurrent, gates = zeros(2 * room).reshape(2, room), zeros(2 * room).reshape(2, room)
     h, d_h, scratch = zeros(2 * (longest + 1) * wide).reshape(2, -1), zeros(longest * wide), zeros(wide)
@@ -333,6 +322,6 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
     parameters, done = np.empty(count, np.float32), 0
     for k in range(10):
         size = pieces[k, 0] * pieces[k, 1]
-        _save(weights, at[k], pieces[k], parameters[done : done + size])
+        _collect(weights, at[k], pieces[k], parameters[done : done + size])
         done += size
     return parameters, loss_curve, record

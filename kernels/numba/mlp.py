@@ -15,6 +15,7 @@ from functools import partial
 import numpy as np
 
 from . import philox
+from .arrays import add, copy
 from .gemm import gather, multiply, multiply_backward, multiply_sgd, multiply_sgd_narrow, padded, transpose, zeros
 from .jit import jit, leaf
 from .loss import DRAIN, cross_entropy, drain, right
@@ -135,18 +136,6 @@ def _normalise(a, state, y):
 
 
 @leaf
-def _copy(source, target):
-    for i in range(len(target)):
-        target[i] = source[i]
-
-
-@leaf
-def _add(term, total):
-    for i in range(len(total)):
-        total[i] += term[i]
-
-
-@leaf
 def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training):
     """y_k from a_k: BatchNorm by the batch's first n columns (training) or the running statistics, then the sum."""
     a_at, y_at, size = plan[k, A_AT], o_at[k + 1], n_out * b_pad
@@ -160,10 +149,10 @@ def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, train
                 state[BATCH_ROOT, i] = np.float32(1) / np.sqrt(state[VARIANCE, i] + EPS)
         _normalise(_block(outputs, a_at, n_out, b_pad), state, _block(outputs, y_at, n_out, b_pad))
     else:
-        _copy(outputs[a_at : a_at + size], outputs[y_at : y_at + size])
+        copy(outputs[a_at : a_at + size], outputs[y_at : y_at + size])
     if plan[k, ADD] >= 0:
         from_at = o_at[plan[k, ADD] + 1]
-        _add(outputs[from_at : from_at + size], outputs[y_at : y_at + size])
+        add(outputs[from_at : from_at + size], outputs[y_at : y_at + size])
 
 
 @leaf
@@ -212,13 +201,13 @@ def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, 
     size, j = n_out * b_pad, plan[k, ADD]
     gradient = gradients[here : here + size]
     if plan[k, S_AT] >= 0:
-        _add(extra[plan[k, S_AT] : plan[k, S_AT] + size], gradient)
+        add(extra[plan[k, S_AT] : plan[k, S_AT] + size], gradient)
     if j >= 0:
         passed_back = extra[plan[j, S_AT] : plan[j, S_AT] + size]
         if plan[k, LAST]:
-            _copy(gradient, passed_back)
+            copy(gradient, passed_back)
         else:
-            _add(gradient, passed_back)
+            add(gradient, passed_back)
     if plan[k, NORM]:
         a = _block(outputs, plan[k, A_AT], n_out, b_pad)
         state = _block(extra, plan[k, N_AT], STATE, n_out)
