@@ -57,4 +57,6 @@ class Recipe:
 
 PAPER = Recipe(pad=4)  # CIFAR-100 and tiny ImageNet, arXiv 2208.04369
 DIGITS = Recipe(lr=0.05, batch_size=32, epochs=20, decay_epochs=())  # at lr 0.1 about 2 % of networks diverge
-NAMES = Recipe(momentum=0.0, batch_size=1, epochs=10, decay_epochs=(7,), steps=1000)  # 10,000 names, the paper's text
+# 10,000 names as in the paper's text. Its code's lr of 0.005 throughout leaves 90.7 % of the training names of NameData
+# right, this 96.8 % (means of 36 networks of width 128).
+NAMES = Recipe(momentum=0.0, batch_size=1, epochs=10, decay_epochs=(7,), steps=1000)
