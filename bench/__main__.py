@@ -7,32 +7,45 @@ import re
 from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_gru, bench_train_mlp, page, peak
 from wsfast import provenance
 
+SUITES = {
+    "train_mlp": bench_train_mlp,
+    "train_cnn": bench_train_cnn,
+    "train_gru": bench_train_gru,
+    "chains": bench_chain_kernel,
+    "classifier": bench_classifier,
+}
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--page", action="store_true", help="only make RESULTS.md again")
     parser.add_argument("--quick", action="store_true", help="two rounds of small cases, printed and not stored")
+    parser.add_argument("--only", nargs="+", choices=SUITES, help="these suites; the others' rows of today stay")
     options = parser.parse_args()
     if options.page:
         page.write()
         return
     ceilings = peak.sgemm()
     print(page.ceiling(ceilings), flush=True)
+    made_by = provenance.record()
     rows = []
-    for suite in (bench_train_mlp, bench_train_cnn, bench_train_gru, bench_chain_kernel, bench_classifier):
-        for case in suite.CASES:
-            contest = suite.contest(suite.shorter(case) if options.quick else case)
+    for suite in options.only or SUITES:
+        for case in SUITES[suite].CASES:
+            contest = SUITES[suite].contest(SUITES[suite].shorter(case) if options.quick else case)
             for _ in range(2 if options.quick else contest.rounds):
                 contest.round()
             found = contest.rows(max(ceilings.values()))
             print(page.tables(found), flush=True)
-            rows += found
+            rows += [{"part": suite, "commit": made_by["commit"], **row} for row in found]
     if options.quick:
         return
-    run = {**provenance.record(), "peak": ceilings, "rows": rows}
-    machine = re.sub("[^a-z0-9]+", "-", run["device"].lower()).strip("-")
+    machine = re.sub("[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
     page.RESULTS.mkdir(exist_ok=True)
-    (page.RESULTS / f"{run['time'][:10]}-{machine}.json").write_text(json.dumps(run, indent=1) + "\n")
+    file = page.RESULTS / f"{made_by['time'][:10]}-{machine}.json"
+    if options.only and file.exists():
+        kept = [row for row in json.loads(file.read_text())["rows"] if row["part"] not in options.only]
+        rows = sorted([*kept, *rows], key=lambda row: [*SUITES].index(row["part"]))
+    file.write_text(json.dumps({**made_by, "peak": ceilings, "rows": rows}, indent=1) + "\n")
     page.write()
 
 

@@ -36,7 +36,7 @@ def shorter(problem: Problem) -> Problem:
 
 
 def contest(problem: Problem) -> Contest:
-    return SUITE.contest(problem, GOALS[problem.width])
+    return SUITE.contest(problem, GOALS[problem.width], replace(problem, samples=2 * problem.batch, epochs=2))
 
 
 @pytest.mark.parametrize("problem", CASES, ids=str)

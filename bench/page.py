@@ -35,9 +35,9 @@ def goal(row: dict[str, Any]) -> str:
 def tables(rows: list[dict[str, Any]]) -> str:
     """One Markdown table a configuration."""
     lines = []
-    for (suite, case), group in groupby(rows, lambda r: (r["suite"], r["case"])):
+    for (suite, case, commit), group in groupby(rows, lambda r: (r["suite"], r["case"], r.get("commit"))):
         lines += [
-            f"\n{suite}, {case}\n",
+            f"\n{suite}, {case}" + (f" (commit {commit})" if commit else "") + "\n",
             "| | time | quartiles | GFLOP/s | of peak | ratio | goal | error | worst | threads |",
         ]
         lines.append("|---|---|---|---|---|---|---|---|---|---|")
@@ -62,6 +62,6 @@ def write() -> None:
     for file in sorted(RESULTS.glob("[0-9]*.json"), reverse=True):
         run = json.loads(file.read_text())
         packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
-        text += f"\n## {run['device']}, {run['time'][:10]}\n\nCommit {run['commit']}; {packages}.\n"
+        text += f"\n## {run['device']}, {run['time'][:10]}\n\n{packages}.\n"
         text += f"{ceiling(run['peak'])}\n{tables(run['rows'])}"
     (HERE / "RESULTS.md").write_text(text)

@@ -1,7 +1,7 @@
 """A contest of ways to train the same networks, for every network that is trained."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from wsfast.kernels.numba.threads import available, each, unordered
 
 from bench.contest import OURS, Contender, Contest, relative
 
-LIMIT = 1e-3  # of the worst network after four steps
+LIMIT = 1e-3  # of the worst network after a few steps
 DRIFT = 0.1  # of the worst network in the timed run: rounding alone reached 0.03, a wrong network 1 and more
 
 
@@ -42,15 +42,13 @@ class Suite:
         starts = np.array([problem.initial(i) for i in some])
         return starts, np.array([self.reference(**problem.arguments(i))[0] for i in some]) - starts
 
-    def contest(self, problem: Any, goal: float) -> Contest:
+    def contest(self, problem: Any, goal: float, short: Any) -> Contest:
         """Every contender checked against float64, the peers at the faster of their two ways.
 
         In a long run rounding alone carries single networks over a ReLU's kink and 1e-3 to 3e-2 away, in every float32
-        contender (the float64 reference too, with nothing but W stored in float32). So the strict limit is for four
-        steps in two epochs, where kinks are rare; the timed run has a loose one, and its median and worst errors are
-        shown.
+        contender (the float64 reference too, with nothing but W stored in float32). So the strict limit is for `short`, a
+        few steps, where kinks are rare; the timed run has a loose one, and its median and worst errors are shown.
         """
-        short = replace(problem, samples=2 * problem.batch, epochs=2)
         short_oracle, long_oracle = self.oracle(short), self.oracle(problem)
 
         def contender(name: str, train: Callable, networks: torch.Tensor, how: str) -> Contender:
