@@ -46,8 +46,8 @@ class Suite:
         """Every contender checked against float64, the peers at the faster of their two ways.
 
         In a long run rounding alone carries single networks over a ReLU's kink and 1e-3 to 3e-2 away, in every float32
-        contender (the float64 reference too, with nothing but W stored in float32). So the strict limit is for `short`, a
-        few steps, where kinks are rare; the timed run has a loose one, and its median and worst errors are shown.
+        contender (the float64 reference too, with nothing but W stored in float32). So the strict limit is for
+        `short`, a few steps, where kinks are rare; the timed run has a loose one, its median and worst errors shown.
         """
         short_oracle, long_oracle = self.oracle(short), self.oracle(problem)
 
