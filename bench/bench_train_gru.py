@@ -20,7 +20,7 @@ from bench.training import Suite
 PEERS = {"loop": gru_loop.train, "bmm": gru_bmm.train}
 SUITE = Suite("train_gru", train_gru, reference.train_gru, PEERS, looped=2, checked=2)
 GOAL = 4.0
-CASES = [Names(hidden=32, networks=32, steps=500), Names(hidden=128, networks=32, steps=300)]
+CASES = [Names(hidden=32, networks=128, steps=400), Names(hidden=128, networks=64, steps=150)]
 
 
 def shorter(problem: Names) -> Names:
