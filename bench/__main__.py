@@ -1,8 +1,9 @@
-"""python -m bench: run everything, store it in results/, make RESULTS.md from all that is stored there."""
+"""python -m bench: run every suite, store each in results/, make RESULTS.md from all that is stored there."""
 
 import argparse
 import json
 import re
+from typing import Any
 
 from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_gru, bench_train_mlp, page, peak
 from wsfast import provenance
@@ -20,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--page", action="store_true", help="only make RESULTS.md again")
     parser.add_argument("--quick", action="store_true", help="two rounds of small cases, printed and not stored")
-    parser.add_argument("--only", nargs="+", choices=SUITES, help="these suites; the others' rows of today stay")
+    parser.add_argument("--only", nargs="+", choices=SUITES, help="these suites")
     options = parser.parse_args()
     if options.page:
         page.write()
@@ -28,23 +29,27 @@ def main() -> None:
     ceilings = peak.sgemm()
     print(page.ceiling(ceilings), flush=True)
     made_by = provenance.record()
-    rows = []
-    for suite in options.only or SUITES:
-        for case in SUITES[suite].CASES:
-            contest = SUITES[suite].contest(SUITES[suite].shorter(case) if options.quick else case)
+    for part in options.only or SUITES:
+        rows = []
+        for case in SUITES[part].CASES:
+            contest = SUITES[part].contest(SUITES[part].shorter(case) if options.quick else case)
             for _ in range(2 if options.quick else contest.rounds):
                 contest.round()
             found = contest.rows(max(ceilings.values()))
             print(page.tables(found), flush=True)
-            rows += [{"part": suite, "commit": made_by["commit"], **row} for row in found]
-    if options.quick:
-        return
+            rows += [{"part": part, "commit": made_by["commit"], **row} for row in found]
+        if not options.quick:
+            store(made_by, ceilings, part, rows)
+
+
+def store(made_by: dict[str, Any], ceilings: dict[str, float], part: str, rows: list[dict[str, Any]]) -> None:
+    """Put a suite's rows into the day's file of this machine, in place of its earlier ones."""
     machine = re.sub("[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
     page.RESULTS.mkdir(exist_ok=True)
     file = page.RESULTS / f"{made_by['time'][:10]}-{machine}.json"
-    if options.only and file.exists():
-        kept = [row for row in json.loads(file.read_text())["rows"] if row["part"] not in options.only]
-        rows = sorted([*kept, *rows], key=lambda row: [*SUITES].index(row["part"]))
+    if file.exists():
+        rows = rows + [row for row in json.loads(file.read_text())["rows"] if row["part"] != part]
+        rows.sort(key=lambda row: [*SUITES].index(row["part"]))
     file.write_text(json.dumps({**made_by, "peak": ceilings, "rows": rows}, indent=1) + "\n")
     page.write()
 

@@ -118,7 +118,7 @@ def many_labelings(case: Case) -> Contest:
     for name, (call, units, how) in calls.items():
         error = call()
         contenders.append(Contender(name, call, units, how, error, error))
-    return Contest("labelings", str(case), None, None, LIMIT, contenders)
+    return Contest("labelings", str(case), None, None, LIMIT, contenders, rounds=3)
 
 
 def contest(case: Case) -> Contest:
