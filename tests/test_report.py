@@ -33,7 +33,7 @@ def test_it_is_one_page_with_every_figure_and_number(result, page):
         assert row in page
     for d in result.numbers["distances"]:
         assert f"<td>{d['pseudo_f']:,.1f}</td><td>{100 * d['r2']:.1f}</td>" in page
-    for key in ("commit", "split_seed", "precision", "numba", "Classifier: ridge", "recipe: lr"):
+    for key in ("commit", "split_seed", "precision", "numba", "Classifier: logistic", "recipe: lr"):
         assert key in page
 
 

@@ -9,26 +9,11 @@ from numba import types
 from numba.extending import intrinsic
 
 from .jit import leaf
-from .tile import LANES, ROWS, _addresses, _fma, _integers, _load, _pointer, _store, _sum_over_k
+from .tile import LANES, ROWS, _addresses, _each_width, _fma, _integers, _load, _pointer, _store, _sum_over_k
 
 WIDE = 2 * ROWS  # vectors of sums that fit the registers beside their operands
 _F32, _I32, _I64 = ir.FloatType(), ir.IntType(32), ir.IntType(64)
 _VEC = ir.VectorType(_F32, LANES)
-
-
-def _each_width(builder, vectors, emit):
-    """emit(nv) in a branch of its own for every nv of 1 .. WIDE; `vectors` chooses one when the code runs."""
-    done, fallback = (builder.append_basic_block(name) for name in ("tile_done", "no_such_tile"))
-    choose = builder.switch(vectors, fallback)
-    for nv in range(1, WIDE + 1):
-        block = builder.append_basic_block(f"tile_{nv}")
-        choose.add_case(_I64(nv), block)
-        builder.position_at_end(block)
-        emit(nv)
-        builder.branch(done)
-    builder.position_at_end(fallback)
-    builder.unreachable()
-    builder.position_at_end(done)
 
 
 @intrinsic
@@ -49,7 +34,7 @@ def row_tile(typingctx, vectors, a, ao, cs, b, bo, ldb, k, start, so, c, co):
             for value, before, target in zip(acc, first, out, strict=True):
                 _store(builder, builder.fadd(_load(builder, before), value), target)
 
-        _each_width(builder, vectors, emit)
+        _each_width(builder, vectors, WIDE, emit)
         return context.get_dummy_value()
 
     return signature, codegen

@@ -221,11 +221,11 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
     return signature, codegen
 
 
-def _each_width(builder, vectors, emit):
-    """emit(nv) in a branch of its own for every width of a tile of panels; `vectors` chooses one when the code runs."""
+def _each_width(builder, vectors, most, emit):
+    """emit(nv) in a branch of its own for every nv of 1 .. most; `vectors` chooses one when the code runs."""
     done, fallback = (builder.append_basic_block(name) for name in ("tile_done", "no_such_tile"))
     choose = builder.switch(vectors, fallback)
-    for nv in range(1, PANEL_VECTORS + 1):
+    for nv in range(1, most + 1):
         block = builder.append_basic_block(f"tile_{nv}")
         choose.add_case(_I64(nv), block)
         builder.position_at_end(block)
@@ -256,7 +256,7 @@ def panel_tile(typingctx, vectors, a, ao, b, bo, k, first, c, co, ldc):
             acc = _sum_over_k(builder, PANEL_ROWS, nv, at_a, _I64(1), _I64(PANEL), at_b, _I64(PANEL), k)
             _finish(builder, acc, _addresses(builder, at_c, ldc, PANEL_ROWS, nv), first, lambda i, j, total: total)
 
-        _each_width(builder, vectors, emit)
+        _each_width(builder, vectors, PANEL_VECTORS, emit)
         return context.get_dummy_value()
 
     return signature, codegen
@@ -293,7 +293,7 @@ def dots_tile(typingctx, vectors, a, ao, b, bo, k, weight, c, co, ldc):
                 before.align = 8
                 builder.store(builder.call(fma, [weight, builder.fpext(value, double), before]), pointer).align = 8
 
-        _each_width(builder, vectors, emit)
+        _each_width(builder, vectors, PANEL_VECTORS, emit)
         return context.get_dummy_value()
 
     return signature, codegen
