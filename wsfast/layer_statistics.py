@@ -15,14 +15,14 @@ def layer_statistics(zoo: WeightSet) -> np.ndarray:
     100 %. None depends on the order of hidden units. Means, deviations and quantiles of each layer's weights and biases
     are the features of Unterthiner et al., Predicting Neural Network Accuracy from Weights (arXiv 2002.11448).
     """
-    trained = [zoo.parameters[p.name].reshape(len(zoo), -1) for p in zoo.network.parameters if p.trained]
-    return np.stack([_summary(values) for values in trained], axis=1)
+    return np.stack([_summary(zoo.parameters[p.name], p.size) for p in zoo.network.parameters if p.trained], axis=1)
 
 
-def _summary(values: np.ndarray) -> np.ndarray:
-    """[N, size] -> [N, 10], a few networks at a time."""
-    step = max(1, CHUNK // values.shape[1])
-    return np.concatenate([_moments(values[i : i + step].astype(np.float64)) for i in range(0, len(values), step)])
+def _summary(parameter: np.ndarray, size: int) -> np.ndarray:
+    """[N, ...] of `size` numbers each -> [N, 10], a few networks read at a time."""
+    step = max(1, CHUNK // size)
+    parts = (np.asarray(parameter[i : i + step], np.float64) for i in range(0, len(parameter), step))
+    return np.concatenate([_moments(part.reshape(len(part), -1)) for part in parts])
 
 
 def _moments(x: np.ndarray) -> np.ndarray:
