@@ -1,10 +1,11 @@
 """generate(out=...): interrupted in every way, it goes on and ends with the same bits."""
 
 import hashlib
+import json
 import multiprocessing
 import signal
+import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,6 +114,31 @@ def test_damage_is_named_and_nothing_is_trained(four_tasks, tmp_path, small_shar
         wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
 
 
+def test_shards_of_another_size_go_on_in_that_size(zoo, four_tasks, tmp_path, monkeypatch):
+    """The size of a shard may change from version to version; a set keeps the one it was begun with."""
+    size = zoo.nbytes // len(zoo)
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "SHARD", 3 * size)
+        wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "whole")
+        stop_after(patch, 17, KeyboardInterrupt())
+        with pytest.raises(wsfast.Interrupted):
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "broken")
+    monkeypatch.setattr(storage, "SHARD", 7 * size)
+    wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "broken")
+    assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
+
+
+def test_a_shard_under_another_number_is_refused(four_tasks, tmp_path, small_shards):
+    wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    last = manifest["shards"].pop()
+    (tmp_path / last["file"]).rename(tmp_path / "shard-00020.safetensors")
+    manifest["shards"].append({**last, "file": "shard-00020.safetensors"})
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match=r"shard-00020.safetensors holds 1 networks, want 0 by its number"):
+        wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+
+
 def test_two_writers(four_tasks, tmp_path, monkeypatch):
     trained = generation._on_cpu
 
@@ -126,32 +152,48 @@ def test_two_writers(four_tasks, tmp_path, monkeypatch):
     assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
 
 
-def _make(folder: str) -> None:
+def _make(folder: str, pause: float = 0.0) -> None:
     storage.SHARD = 1  # a network a shard: most of the time something is being written
-    recipe = wsfast.tasks("digits", n=2).recipe.with_epochs(3)
-    wsfast.generate(
-        "mlp4", wsfast.tasks("digits", n=2), repeats=30, width=24, recipe=recipe, progress=False, out=folder
-    )
+    trained = generation._on_cpu
+
+    def slowly(*args):
+        for batch in trained(*args):
+            time.sleep(pause)
+            yield batch
+
+    if pause:  # in a process of its own, which ends with this call
+        generation._on_cpu = slowly
+    pairs = wsfast.tasks("digits", n=2)
+    recipe = pairs.recipe.with_epochs(3)
+    wsfast.generate("mlp4", pairs, repeats=30, width=24, recipe=recipe, progress=False, out=folder)
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch):
-    """SIGKILL at 20 moments drawn from the whole run, each time to the same folder until it is done."""
+    """SIGKILL at 20 moments drawn from the whole run, each time to the same folder until it is done.
+
+    A moment is a number of networks on disk and a few milliseconds more, so that it does not depend on how fast the
+    machine is today; the first is before anything is on disk.
+    """
     monkeypatch.setattr(storage, "SHARD", 1)  # put back afterwards
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wsfast.generation", "wsfast.datasets", "sklearn.datasets"])
     _make(str(tmp_path / "whole"))
-    rng, folder, seen = np.random.default_rng(0), tmp_path / "killed", []
-    for _ in range(20):
-        child = context.Process(target=_make, args=(str(folder),))
+    rng, folder, seen = np.random.default_rng(0), tmp_path / "killed", [0]
+    for kill in range(20):
+        more = int(rng.integers(1, 6)) if kill else 0
+        child = context.Process(target=_make, args=(str(folder), 0.02))
         child.start()
-        child.join(timeout=float(rng.uniform(0.0, 1.5)))
+        while child.is_alive() and len(list(folder.glob("shard-*"))) < min(60, seen[-1] + more):
+            time.sleep(0.001)
+        child.join(timeout=float(rng.uniform(0.0, 0.04)))
         child.kill()
         child.join()
         assert child.exitcode in (0, -signal.SIGKILL)
-        seen.append(len(bits(folder)) if Path(folder).exists() else 0)
+        seen.append(len(bits(folder)))
         if seen[-1] == 60:  # done before its 20th death: begin again
             assert bits(folder) == bits(tmp_path / "whole")
-            folder = tmp_path / f"killed{len(seen)}"
+            folder = tmp_path / f"killed{kill}"
+            seen.append(0)
     _make(str(folder))
     assert bits(folder) == bits(tmp_path / "whole")
     assert {f.name for f in folder.iterdir()} == {*bits(folder), "manifest.json", ".lock"}

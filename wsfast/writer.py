@@ -1,6 +1,5 @@
 """A weight set on its way to disk: shards as they are finished, and what an earlier run left."""
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -37,10 +36,11 @@ class Writer:
         made_by: Mapping[str, Any],
     ) -> None:
         self.folder = writable_folder(folder)
-        self._network, self._task_names, self._plan = network, task_names, json.loads(json.dumps(plan))
+        self._each = networks_per_shard(4 * sum(p.size for p in network.parameters))
+        self._network, self._task_names = network, task_names
+        self._plan = {**json.loads(json.dumps(plan)), "networks_per_shard": self._each}
         self._info, self._made_by, self._start = info, made_by, time.perf_counter()
         self._labels, self._repeats = labels, repeats
-        self._each = networks_per_shard(4 * sum(p.size for p in network.parameters))
         self._waiting: dict[int, dict[int, tuple[np.ndarray, ...]]] = {}  # shard -> network -> its numbers
         self._lock = self._locked()
         self.done = np.zeros(len(labels), bool)
@@ -62,6 +62,10 @@ class Writer:
         self._lock.close()
 
     def _locked(self) -> Any:
+        try:
+            import fcntl
+        except ImportError as error:
+            raise OSError("generate: out needs POSIX file locks (leave it out, then WeightSet.save)") from error
         file = (self.folder / ".lock").open("w")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,6 +78,10 @@ class Writer:
         held = read(self.folder)
         if held.plan is None:
             raise ValueError(f"generate: {self.folder} holds a saved set, not one to go on with (choose another out)")
+        each = held.plan.get("networks_per_shard")
+        if type(each) is not int or each < 1:
+            raise ValueError(f"generate: {self.folder} does not say how many networks a shard has, got {each!r}")
+        self._each = self._plan["networks_per_shard"] = each  # as begun: another version may choose another size
         found, wanted = {"network": held.network, **held.plan}, {"network": self._network, **self._plan}
         for key, value in wanted.items():
             if found.get(key) != value:
@@ -81,8 +89,15 @@ class Writer:
                 raise ValueError(f"generate: {self.folder} was made with another {key}{said} (choose another out)")
         for entry in held.shards:
             open_shard(self.folder, self._network, entry)  # refuses a damaged one by name
+            rows = self._rows(entry.number)
+            wanted_here = max(0, rows.stop - rows.start)
+            if entry.networks != wanted_here:
+                raise ValueError(
+                    f"generate: {self.folder / entry.file} holds {entry.networks} networks, want {wanted_here} by its "
+                    "number (choose another out)"
+                )
             self._entries[entry.number] = entry
-            self.done[self._rows(entry.number)] = True
+            self.done[rows] = True
         self._runs = held.info.get("runs", [])
 
     def _rows(self, shard: int) -> slice:
