@@ -10,7 +10,8 @@ study: $(READY)
 	$(VENV)/bin/wsfast study
 
 test: $(READY)
-	$(PY) -m pytest --cov=wsfast --cov=reference --cov-report=term:skip-covered --cov-fail-under=90
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal \
+		--cov=wsfast --cov=reference --cov-report=term:skip-covered --cov-fail-under=90
 
 bench: $(READY)
 	$(PY) -m bench
