@@ -46,7 +46,7 @@ def test_opening_and_cutting_read_no_parameter(stored, monkeypatch):
     def read(*_):
         raise AssertionError("a parameter was read")
 
-    monkeypatch.setattr(storage.Stacked, "__array__", read)
+    monkeypatch.setattr(storage.Stacked, "__call__", read)
     assert len(wsfast.WeightSet.open(stored)[5:25]) == 20
 
 

@@ -2,22 +2,23 @@
 
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import backends, provenance
+from .events import Progress
 from .kernels.numba.threads import available, unordered
-from .network import Network, cnn_layers, gru_width, mlp_layers
+from .lazy import Lazy
+from .network import Network, Parameter, cnn_layers, gru_width, mlp_layers
 from .network import network as named_network
 from .recipe import Recipe
 from .taskset import TaskSet
-from .weights import WeightSet
+from .weights import WeightSet, diverged
 from .writer import Writer
 
-BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 PRECISIONS = {"numba": ("fp32",), "reference": ("fp64",), "triton": ("tf32x3", "tf32", "bf16", "ieee")}
 
@@ -54,7 +55,7 @@ def generate(
     networks trained at the same time on a CPU, all cores where None. out: a folder that the set is written to while it
     is trained, shard by shard, and read from afterwards; the same call goes on with what an interrupted one, also a
     killed one, left there, and ends with the same bits. progress: a bar on stderr; None shows it on a
-    terminal only.
+    terminal only. Python's log "wsfast" gets the same once a second (wsfast.events).
 
     A network's bits depend on (network, task, recipe, seed, repeat), the backend and its precision alone, not on its
     neighbours, their number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C raises
@@ -103,25 +104,35 @@ def generate(
         todo = np.flatnonzero(~sink.done)
         jobs = [(int(labels[i]), int(numbers[i])) for i in todo]
         title = f"train {network.name} on {tasks.name}"
-        with tqdm(
-            total=len(labels),
-            initial=len(labels) - len(jobs),
-            desc=title,
-            unit="net",
-            disable=_hidden(progress),
-            bar_format=BAR,
-        ) as bar:
+        with Progress(title, len(labels), "net", progress, len(labels) - len(jobs)) as said:
             if backend == "triton":
-                batches = _on_gpu(network, tasks, recipe, jobs, seed, precision, device, bar.update)
+                batches = _on_gpu(network, tasks, recipe, jobs, seed, precision, device, said.advance)
             else:
-                batches = _on_cpu(network, tasks, recipe, jobs, seed, backend, threads, bar.update)
+                batches = _on_cpu(network, tasks, recipe, jobs, seed, backend, threads, said.advance)
+            so_far = _SoFar()
             try:
                 for some, flat, curves, records in batches:
                     columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
+                    columns["diverged"] = diverged(network, flat).astype(np.int64)
                     sink.add(todo[some], flat, columns)
+                    said.finished(len(flat), **so_far.add(columns))
             except KeyboardInterrupt:
                 raise Interrupted(sink.weight_set(partial=True)) from None
         return sink.weight_set()
+
+
+class _SoFar:
+    """What is known of the networks of this run that are done."""
+
+    def __init__(self) -> None:
+        self._networks, self._diverged, self._accuracy = 0, 0, np.zeros(2)
+
+    def add(self, columns: dict[str, np.ndarray]) -> dict[str, Any]:
+        self._networks += len(columns["diverged"])
+        self._diverged += int(columns["diverged"].sum())
+        self._accuracy += [columns["train_accuracy"].sum(), columns["test_accuracy"].sum()]
+        train, test = (self._accuracy / self._networks).tolist()
+        return {"train_accuracy": train, "test_accuracy": test, "diverged": self._diverged}
 
 
 Batch = tuple[slice, np.ndarray, np.ndarray, np.ndarray]  # which jobs, parameters [n, P], curves, records
@@ -145,6 +156,7 @@ class Memory:
         self.done = np.zeros(count, bool)
         parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
         records = {**{name: np.empty(count) for name in RECORDS}, "loss_curve": np.empty((count, epochs))}
+        records["diverged"] = np.zeros(count, np.int64)
         self._zoo = WeightSet(network, parameters, labels, repeats, tuple(task_names), records, {**info, **made_by})
         self._start = time.perf_counter()
 
@@ -216,10 +228,6 @@ def _on_gpu(
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
-
-
-def _hidden(progress: bool | None) -> bool | None:
-    return None if progress is None else not progress
 
 
 def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
@@ -299,20 +307,34 @@ def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, 
 
 
 def untrained(zoo: WeightSet) -> WeightSet:
-    """The same networks before their first step: the random-initialisation control.
+    """The same networks before their first step: the random-initialisation control, drawn when its numbers are used.
 
     Sets that were not generated here get fresh initial weights of their declaration, one per (label, repeat).
     """
+    seed, rows = zoo.info.get("seed", 0), np.arange(len(zoo))
+    parameters = {
+        p.name: Lazy(partial(_initial, p, item, seed, zoo.labels, zoo.repeats), p.shape, rows)
+        for item, p in enumerate(zoo.network.parameters)
+    }
+    return WeightSet(
+        zoo.network,
+        parameters,  # type: ignore[arg-type]  # Lazy stands for an array
+        zoo.labels,
+        zoo.repeats,
+        zoo.task_names,
+        info={"seed": seed},
+    )
+
+
+def _initial(
+    p: Parameter, item: int, seed: int, labels: np.ndarray, repeats: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
     from .kernels.numba.philox import INIT, uniform
 
-    seed = zoo.info.get("seed", 0)
-    parameters = {}
-    for item, p in enumerate(zoo.network.parameters):
-        array = np.empty((len(zoo), *p.shape), np.float32)
-        for i, (task, repeat) in enumerate(zip(zoo.labels, zoo.repeats, strict=True)):
-            if p.fill is not None:
-                array[i] = p.fill
-            else:
-                array[i] = uniform(p.size, p.bound, np.uint64(seed), task, repeat, INIT, item).reshape(p.shape)
-        parameters[p.name] = array
-    return WeightSet(zoo.network, parameters, zoo.labels, zoo.repeats, zoo.task_names, info={"seed": seed})
+    out = np.empty((len(rows), *p.shape), np.float32)
+    for i, row in enumerate(rows):
+        if p.fill is not None:
+            out[i] = p.fill
+        else:
+            out[i] = uniform(p.size, p.bound, np.uint64(seed), labels[row], repeats[row], INIT, item).reshape(p.shape)
+    return out

@@ -6,6 +6,7 @@ and records. The manifest is written last, so a folder without one is not a set.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import save as to_bytes
 
 from . import manifest
 from .files import writable_folder, write_whole
+from .lazy import Lazy
 from .manifest import Manifest, Shard
 from .network import Network
 from .weights import WeightSet
@@ -24,52 +26,29 @@ RECORD = "record/"
 RECORDED = ("F32", "F64", "I64")  # types of records
 
 
+@dataclass(frozen=True)
 class Stacked:
-    """One parameter of many networks across shards: float32 [N, ...], read when NumPy asks for the numbers.
+    """Reads one parameter across shards. parts: its slices, one a shard; starts: the set's network each begins with."""
 
-    Indexing with an array or a slice gives another Stacked and reads nothing; with an integer, that network's array.
-    """
+    parts: Sequence[Any]
+    starts: np.ndarray
+    shape: tuple[int, ...]
 
-    def __init__(self, parts: Sequence[Any], starts: np.ndarray, shape: tuple[int, ...], rows: np.ndarray):
-        self._parts, self._starts, self._rows = parts, starts, rows
-        self.shape = (len(rows), *shape)
-
-    dtype = np.dtype(np.float32)
-
-    @property
-    def ndim(self) -> int:
-        return len(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.dtype.itemsize
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, key: Any) -> Any:
-        rows = self._rows[key]
-        if np.ndim(rows) == 0:
-            return np.asarray(Stacked(self._parts, self._starts, self.shape[1:], rows[None]))[0]
-        return Stacked(self._parts, self._starts, self.shape[1:], rows)
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        if copy is False:
-            raise ValueError("a stored parameter is read into a new array: copy=False cannot be met")
-        out = np.empty(self.shape, np.float32)
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), *self.shape), np.float32)
         at = 0
-        for shard, first, count in self._runs():
-            out[at : at + count] = self._parts[shard][first : first + count]
+        for shard, first, count in self._runs(rows):
+            out[at : at + count] = self.parts[shard][first : first + count]
             at += count
-        return out if dtype is None else out.astype(dtype, copy=False)
+        return out
 
-    def _runs(self) -> Iterator[tuple[int, int, int]]:
+    def _runs(self, rows: np.ndarray) -> Iterator[tuple[int, int, int]]:
         """(shard, first row in it, rows) of neighbours on disk."""
-        shards = np.searchsorted(self._starts, self._rows, side="right") - 1
-        breaks = np.flatnonzero((np.diff(self._rows) != 1) | (np.diff(shards) != 0)) + 1
-        for i, j in zip([0, *breaks], [*breaks, len(self._rows)], strict=True):
+        shards = np.searchsorted(self.starts, rows, side="right") - 1
+        breaks = np.flatnonzero((np.diff(rows) != 1) | (np.diff(shards) != 0)) + 1
+        for i, j in zip([0, *breaks], [*breaks, len(rows)], strict=True):
             if i < j:
-                yield int(shards[i]), int(self._rows[i] - self._starts[shards[i]]), int(j - i)
+                yield int(shards[i]), int(rows[i] - self.starts[shards[i]]), int(j - i)
 
 
 def save(zoo: WeightSet, folder: str | Path) -> Path:
@@ -122,7 +101,8 @@ def load(folder: str | Path, partial: bool = False) -> WeightSet:
     starts = np.cumsum([0, *(entry.networks for entry in held.shards)])
     rows = np.arange(held.held)
     parameters = {
-        p.name: Stacked([s.get_slice(p.name) for s in shards], starts[:-1], p.shape, rows) for p in network.parameters
+        p.name: Lazy(Stacked([s.get_slice(p.name) for s in shards], starts[:-1], p.shape), p.shape, rows)
+        for p in network.parameters
     }
     kinds = [_records(shard) for shard in shards]
     for entry, kind in zip(held.shards, kinds, strict=True):
@@ -132,7 +112,7 @@ def load(folder: str | Path, partial: bool = False) -> WeightSet:
     labels, repeats = records.pop("label"), records.pop("repeat")
     return WeightSet(
         network,
-        parameters,  # type: ignore[arg-type]  # Stacked stands for an array
+        parameters,  # type: ignore[arg-type]  # Lazy stands for an array
         labels,
         repeats,
         held.task_names,

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import provenance
 from .chains import feature_kernel
 from .controls import against_chance, split_one_task
 from .distance import permanova, spread
+from .events import Progress
 from .files import writable_folder, write_whole
 from .generation import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
@@ -63,8 +63,9 @@ class StudyResult:
 class _Features:
     """The N x N kernels of a set, one at a time."""
 
-    def __init__(self, zoo: WeightSet, backend: str | None, device: str) -> None:
-        self.zoo, self.backend, self.device = zoo, backend, device
+    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None) -> None:
+        self.zoo = zoo
+        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory}
 
     @cached_property
     def statistics(self) -> np.ndarray:
@@ -73,7 +74,7 @@ class _Features:
     def kernel(self, features: str, chain: int) -> np.ndarray:
         if features == "statistics":
             return statistics_kernel(self.statistics[:, : parameters_up_to(self.zoo, chain)])
-        return feature_kernel(features, self.zoo, chain=chain, backend=self.backend, device=self.device)
+        return feature_kernel(features, self.zoo, chain=chain, **self.where)
 
 
 def study(
@@ -87,6 +88,7 @@ def study(
     seed: int = 0,
     backend: str | None = None,
     device: str = "cpu",
+    memory: int | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
@@ -101,7 +103,8 @@ def study(
     the chain cells' classification, there by ridge, trained anew for each. controls: name -> weight set whose tasks are
     classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
-    backend, device: of the chain features. Diverged networks are left out and counted.
+    backend, device, memory (bytes for weights in hand, half of what is free where None): of the features, as
+    chain_kernel; a stored set may be larger than memory. Diverged networks are left out and counted.
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """
@@ -123,10 +126,9 @@ def study(
     curves: dict[tuple[str, int, str], np.ndarray] = {}
     kernel = np.empty((0, 0))
     steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
-    with tqdm(total=steps, desc="study", unit="kernel", disable=None if progress is None else not progress) as bar:
-        of = _Features(good, backend, device)
+    with Progress("study", steps, "kernel", progress) as said:
+        of = _Features(good, backend, device, memory)
         for features, chain in product(TITLES, chains):
-            bar.set_postfix_str(f"{TITLES[features]} {chain}")
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}
             own = []
@@ -146,18 +148,19 @@ def study(
                 if chain == middle:
                     kernel = k
             cells += own
-            bar.update()
+            said.advance()
+            said.finished(features=TITLES[features], chain=chain)
         for name, other in {"untrained": untrained(good), **others}.items():
-            of = _Features(other, backend, device)
+            of = _Features(other, backend, device, memory)
             for chain in range(1, len(other.network.chains) + 1):
-                bar.set_postfix_str(f"{name} {chain}")
                 found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
                 row = control_row(name, chain, found, plan)
                 if name == "untrained":
                     must.append(row | against_chance(found))
                 else:
                     informative.append(row | {"train_accuracy": _train_accuracy(other)})
-                bar.update()
+                said.advance()
+                said.finished(control=name, chain=chain)
     correct(cells, alpha)
     numbers = {
         **_about(zoo, good, plan, others, time.perf_counter() - start),

@@ -4,8 +4,8 @@ import hashlib
 from pathlib import Path
 
 import numpy as np
-from tqdm import tqdm
 
+from .events import Progress
 from .generation import trainer
 from .manifest import Manifest, read
 from .recipe import Recipe
@@ -38,15 +38,16 @@ def verify(
         problems.append(
             f"{manifest.held} of its {manifest.networks} networks are there: generating them was interrupted"
         )
-    hidden = None if progress is None else not progress
-    for entry in tqdm(manifest.shards, desc="verify", unit="shard", disable=hidden):
-        try:
-            open_shard(folder, manifest.network, entry)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        if sha256(folder / entry.file) != entry.sha256:
-            problems.append(f"{folder / entry.file} is damaged: its SHA-256 is not the manifest's")
+    with Progress(f"verify {folder}", len(manifest.shards), "shard", progress) as said:
+        for entry in manifest.shards:
+            try:
+                open_shard(folder, manifest.network, entry)
+                if sha256(folder / entry.file) != entry.sha256:
+                    problems.append(f"{folder / entry.file} is damaged: its SHA-256 is not the manifest's")
+            except ValueError as error:
+                problems.append(str(error))
+            said.advance()
+            said.finished(problems=len(problems))
     if retrain and manifest.held and not problems:
         problems += _retrained(folder, manifest, retrain, seed, tasks, root)
     return problems

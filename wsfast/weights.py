@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .network import Network
+from .network import Network, Parameter
 
 DIVERGED = 1e6  # trained weights stay below 100; one step past this and float32 chain products overflow
 
@@ -20,7 +20,8 @@ class WeightSet:
 
     parameters: name -> float32 [N, *shape], input first. labels: int64 [N], each network's task. repeats: int64 [N].
     records: name -> array with one row a network: train_loss, train_accuracy, test_loss, test_accuracy [N], loss_curve
-    [N, epochs]. info: how the set was made (recipe, seed, backend, precision, timing, provenance).
+    [N, epochs], diverged [N], 1 where it did. info: how the set was made (recipe, seed, backend, precision, timing,
+    provenance).
 
     len(zoo), zoo[i:j], zoo[mask] and zoo[[3, 1]] work as on an array; zoo[i] is a set of one.
     """
@@ -52,8 +53,7 @@ class WeightSet:
         )
 
     def __repr__(self) -> str:
-        tasks = len(np.unique(self.labels))
-        return f"WeightSet({len(self)} x {self.network.name}, {tasks} tasks, {int(self.diverged.sum())} diverged)"
+        return f"WeightSet({len(self)} x {self.network.name}, {len(np.unique(self.labels))} tasks)"
 
     @property
     def diverged(self) -> np.ndarray:
@@ -61,15 +61,12 @@ class WeightSet:
 
         Running statistics of BatchNorm may be large in a network that works: its activations' variance.
         """
-        good = np.ones(len(self), bool)
+        bad = np.zeros(len(self), bool)
         for p in self.network.parameters:
             step = max(1, AT_A_TIME // (4 * p.size))
             for i in range(0, len(self), step):
-                part = self.parameters[p.name][i : i + step]
-                largest = np.abs(part).reshape(len(part), -1).max(axis=1, initial=0)
-                # a NaN fails every comparison
-                good[i : i + step] &= (largest <= DIVERGED) if p.trained else np.isfinite(largest)
-        return ~good
+                bad[i : i + step] |= _wild(p, self.parameters[p.name][i : i + step])
+        return bad
 
     @property
     def nbytes(self) -> int:
@@ -178,3 +175,17 @@ class WeightSet:
         if not -len(self) <= i < len(self):
             raise IndexError(f"to_torch: network must be 0..{len(self) - 1}, got {i}")
         return to_module(self.network, {name: array[i] for name, array in self.parameters.items()})
+
+
+def diverged(network: Network, flat: np.ndarray) -> np.ndarray:
+    """`WeightSet.diverged` of parameters side by side: flat [n, P] in the declaration's order -> bool [n]."""
+    bad, at = np.zeros(len(flat), bool), 0
+    for p in network.parameters:
+        bad |= _wild(p, flat[:, at : at + p.size])
+        at += p.size
+    return bad
+
+
+def _wild(p: Parameter, array: np.ndarray) -> np.ndarray:
+    largest = np.abs(array).reshape(len(array), -1).max(axis=1, initial=0)
+    return ~((largest <= DIVERGED) if p.trained else np.isfinite(largest))  # a NaN fails every comparison
