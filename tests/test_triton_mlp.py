@@ -249,7 +249,7 @@ def test_generate_agrees_with_the_cpu(network, device):
 
 
 def test_a_study_from_the_command_line(device, tmp_path, capsys):
-    options = ["--tasks", "4", "--repeats", "4", "--width", "8", "--epochs", "1", "--permutations", "9", "--json"]
+    options = ["--tasks", "4", "--repeats", "4", "--width", "8", "--epochs", "1", "--quick", "--json"]
     where = ["--backend", "triton", "--device", device, "--precision", "tf32", "--out", str(tmp_path)]
     assert cli.main(["study", *options, *where]) == 0
     results = json.loads(capsys.readouterr().out)
