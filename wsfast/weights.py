@@ -169,7 +169,10 @@ class WeightSet:
         return out, layout
 
     def to_torch(self, i: int) -> Any:
-        """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape]."""
+        """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape].
+
+        For ONNX, `torch.onnx.export(zoo.to_torch(i), (x,), file)`, which needs the package onnxscript.
+        """
         from .modules import to_module
 
         if not -len(self) <= i < len(self):
