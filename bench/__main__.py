@@ -47,10 +47,13 @@ def store(made_by: dict[str, Any], ceilings: dict[str, float], part: str, rows: 
     machine = re.sub("[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
     page.RESULTS.mkdir(exist_ok=True)
     file = page.RESULTS / f"{made_by['time'][:10]}-{machine}.json"
+    peaks = {part: ceilings}
     if file.exists():
-        rows = rows + [row for row in json.loads(file.read_text())["rows"] if row["part"] != part]
+        before = json.loads(file.read_text())
+        rows = rows + [row for row in before["rows"] if row["part"] != part]
         rows.sort(key=lambda row: [*SUITES].index(row["part"]))
-    file.write_text(json.dumps({**made_by, "peak": ceilings, "rows": rows}, indent=1) + "\n")
+        peaks = before["peak"] | peaks
+    file.write_text(json.dumps({**made_by, "peak": peaks, "rows": rows}, indent=1) + "\n")
     page.write()
 
 
