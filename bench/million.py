@@ -146,9 +146,9 @@ def text() -> str:
         "# A million networks",
         f"Made by `python -m bench --page` from the rates measured on {cpu['device']}, {cpu['time'][:10]}. Nothing "
         f"here has been run at this size. Core-seconds: the stored median on all {cores} cores, times {cores}. More "
-        "cores count in proportion, each as fast as those: networks do not wait for one another, but wide ones share their "
-        "machine's memory and will be slower side by side. Ray's own time, milliseconds a task, is left out. One GPU: "
-        + (f"{gpu['device']}." if gpu else "no run on one is stored yet."),
+        "cores count in proportion, each as fast as those: networks do not wait for one another, but wide ones share "
+        "their machine's memory and will be slower side by side. Ray's own time, milliseconds a task, is left out. One "
+        "GPU: " + (f"{gpu['device']}." if gpu else "no run on one is stored yet."),
         f"## Training {N:,} networks",
         "`wsfast generate --engine ray --address HOST:PORT --out DIR`: a task a shard, on one processor or GPU. The "
         "driver alone writes, a shard at a time, what stands beside the hours. Where that is more than its disk and "
