@@ -180,6 +180,12 @@ def test_a_function_that_fails_and_workers_that_always_die(monkeypatch):
         list(lethal)
 
 
+def test_another_version_there_is_refused(monkeypatch):
+    monkeypatch.setattr(wsfast, "__version__", "7.0")
+    with pytest.raises(RuntimeError, match=r"has wsfast [0-9.]+, want 7\.0 as here"):
+        list(cluster.run(available, [(0, ())]))
+
+
 def test_what_cannot_be_met_is_refused(zoo, four_tasks, monkeypatch):
     for options, said in (
         ({"engine": "dask"}, "engine must be local or ray, got 'dask'"),

@@ -1,10 +1,15 @@
-"""More than one machine: an existing engine, Ray, runs the calls of a list as tasks; the results have the same bits."""
+"""More than one machine: an existing engine, Ray, runs the calls of a list as tasks.
+
+The same functions run there as here, so results have the same bits, as far as a processor of another kind rounds alike.
+"""
 
 import logging
 import os
+import platform
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
+from .events import emit
 from .kernels.numba.threads import AHEAD
 
 ENGINES = ("local", "ray")
@@ -40,6 +45,8 @@ def connected(address: str | None) -> Any:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it would tell its makers about this machine
         ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.WARNING)
         _address = address
+        held = ray.cluster_resources()
+        emit("cluster", address=address, nodes=len(ray.nodes()), cpus=held.get("CPU", 0), gpus=held.get("GPU", 0))
     elif address not in (None, _address):
         raise ValueError(f"this process is connected to a Ray cluster already, not to {address} (leave address out)")
     return ray
@@ -70,19 +77,19 @@ def run(
 
     A task has one processor and one thread, with device "cuda" one GPU; a few a processor are waiting or unread, the
     rest are not begun. A task whose worker is lost is given to another. Leaving the loop early (an exception, Ctrl-C)
-    stops those that run. wsfast must be installed on every machine, in the same version. An error of the function is
-    raised as it is; RuntimeError that names the call by told(key) where its workers are lost again and again.
+    stops those that run. An error of the function is raised as it is; RuntimeError that names the call by told(key)
+    where its workers are lost again and again, and where a machine has no wsfast or another version.
     """
+    from . import __version__
+
     ray = connected(address)
-    task = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=RETRIES)(
-        lambda *arguments: function(*arguments)  # Ray takes no methods
-    )
+    task = ray.remote(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=RETRIES)(_in_task)
     room, calls = AHEAD * processors(address, device), iter(calls)
     running: dict[Any, Any] = {}  # reference -> key
     try:
         while True:
             while len(running) < room and (call := next(calls, None)):
-                running[task.remote(*call[1])] = call[0]
+                running[task.remote(__version__, function, *call[1])] = call[0]
             if not running:
                 return
             reference = ray.wait(list(running), num_returns=1, fetch_local=False)[0][0]
@@ -99,6 +106,14 @@ def run(
     finally:
         for reference in running:
             ray.cancel(reference, force=True)
+
+
+def _in_task(version: str, function: Callable[..., Any], *arguments: Any) -> Any:
+    from . import __version__
+
+    if version != __version__:
+        raise RuntimeError(f"{platform.node()} has wsfast {__version__}, want {version} as here (install it there)")
+    return function(*arguments)
 
 
 def place(engine: str, address: str | None, device: str) -> Callable[..., Any]:
