@@ -186,6 +186,12 @@ def test_another_version_there_is_refused(monkeypatch):
         list(cluster.run(available, [(0, ())]))
 
 
+def test_an_address_where_nobody_answers(monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(ConnectionError, match=r"no Ray cluster answers at 127\.0\.0\.1:1: "):
+        cluster.connected("127.0.0.1:1")
+
+
 def test_what_cannot_be_met_is_refused(zoo, four_tasks, monkeypatch):
     for options, said in (
         ({"engine": "dask"}, "engine must be local or ray, got 'dask'"),

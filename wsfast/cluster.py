@@ -6,6 +6,7 @@ The same functions run there as here, so results have the same bits, as far as a
 import logging
 import os
 import platform
+import socket
 from collections.abc import Callable, Generator, Iterable
 from typing import Any
 
@@ -43,6 +44,8 @@ def connected(address: str | None) -> Any:
     if not ray.is_initialized():
         if address is None:
             os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # else it would tell its makers about this machine
+        else:
+            _answers(address)
         ray.init(address or "local", include_dashboard=None if address else False, logging_level=logging.WARNING)
         _address = address
         held = ray.cluster_resources()
@@ -50,6 +53,16 @@ def connected(address: str | None) -> Any:
     elif address not in (None, _address):
         raise ValueError(f"this process is connected to a Ray cluster already, not to {address} (leave address out)")
     return ray
+
+
+def _answers(address: str) -> None:
+    """ConnectionError where nobody listens at host:port; Ray would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if port.isdecimal():
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(f"no Ray cluster answers at {address}: {error} (start one: ray start)") from error
 
 
 def processors(address: str | None, device: str = "cpu") -> int:
