@@ -1,11 +1,20 @@
-"""python -m bench: run every suite, store each in results/, make RESULTS.md from all that is stored there."""
+"""python -m bench: run every suite, store each in results/, make RESULTS.md and MILLION.md from all of them."""
 
 import argparse
 import json
 import re
 from typing import Any
 
-from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_gru, bench_train_mlp, page, peak
+from bench import (
+    bench_chain_kernel,
+    bench_classifier,
+    bench_train_cnn,
+    bench_train_gru,
+    bench_train_mlp,
+    million,
+    page,
+    peak,
+)
 from wsfast import provenance
 
 SUITES = {
@@ -19,12 +28,12 @@ SUITES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--page", action="store_true", help="only make RESULTS.md again")
+    parser.add_argument("--page", action="store_true", help="only make the pages again")
     parser.add_argument("--quick", action="store_true", help="two rounds of small cases, printed and not stored")
     parser.add_argument("--only", nargs="+", choices=SUITES, help="these suites")
     options = parser.parse_args()
     if options.page:
-        page.write()
+        write_pages()
         return
     ceilings = peak.sgemm()
     print(page.ceiling(ceilings), flush=True)
@@ -54,7 +63,12 @@ def store(made_by: dict[str, Any], ceilings: dict[str, float], part: str, rows: 
         rows.sort(key=lambda row: [*SUITES].index(row["part"]))
         peaks = before["peak"] | peaks
     file.write_text(json.dumps({**made_by, "peak": peaks, "rows": rows}, indent=1) + "\n")
+    write_pages()
+
+
+def write_pages() -> None:
     page.write()
+    million.write()
 
 
 if __name__ == "__main__":

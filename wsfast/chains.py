@@ -2,15 +2,18 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import backends
+from . import backends, cluster
 from .network import Parameter
 from .weights import WeightSet
 
@@ -91,14 +94,18 @@ def chain_kernel(
     backend: str | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> np.ndarray:
     """K_ij = <G_i, G_j>_F of all pairs: float64 [Na, Nb], [N, N] where b is None; no Gram of a whole set is stored.
 
     cosine: every G to unit Frobenius norm. form: "factorised" (||X_i^T X_j||^2), "packed" (tiles of G), or "auto", the
     cheaper of the two. memory: bytes that the weights and factors in hand may take, half of what is free where None;
     networks are taken in runs that fit, the next run read while one is computed, so the parameters may be memory-mapped
-    arrays larger than the machine. The result has the same bits whatever the limit. The other options as chain_factor.
-    ValueError where the sets' chains differ in d, or where not even one network fits.
+    arrays larger than the machine. The result has the same bits whatever the limit. engine, address: as generate; a Ray
+    task has the pairs of two runs, `memory` is then each task's, and a stored set is read by the tasks themselves: its
+    folder must have the same path on every machine. The other options as chain_factor. ValueError where the sets'
+    chains differ in d, or where not even one network fits.
     """
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
@@ -108,18 +115,18 @@ def chain_kernel(
             f"chain_kernel: chain {chain} of {a.network.name} has d = {d}, "
             f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
         )
-    gram = backends.load("chain_kernel", backend, device)
+    gram = partial(backends.load, "chain_kernel", backend, device)  # loaded where it computes
     if form == "auto":
         form = cheaper_form(len(a), len(a if b is None else b), d, r)
     size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
-    return _all_pairs(
-        a,
-        b,
+    kernel = _Kernel(
+        lambda zoo: zoo.network.chain(chain),
         lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, run)],
-        lambda weights: gram.chain_factor(weights, row_normalize, column_normalize),
-        lambda x, y: gram.chain_kernel(x, y, form, cosine),
-        _runs(size, memory, device),
+        lambda weights: gram().chain_factor(weights, row_normalize, column_normalize),
+        lambda x, y: gram().chain_kernel(x, y, form, cosine),
+        size,
     )
+    return _all_pairs(a, b, kernel, memory, device, engine, address)
 
 
 def _weights(zoo: WeightSet, chain: int, row_normalize: bool, run: slice = slice(None)) -> list[np.ndarray]:
@@ -131,8 +138,10 @@ def _weights(zoo: WeightSet, chain: int, row_normalize: bool, run: slice = slice
 
 
 def _in_memory(array: np.ndarray) -> np.ndarray:
-    """The array itself, or a copy of one that is mapped from a file: reading it later would wait for the disk."""
-    return array if type(array) is np.ndarray else np.array(array)
+    """The array itself, or a copy: of one that is mapped from a file, since reading it later would wait for the disk,
+    and of one that may not be written, for which the kernels would be compiled once more.
+    """
+    return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
 
 
 def _runs(size: int, memory: int | None, device: str) -> int:
@@ -162,18 +171,40 @@ def _free_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel of two runs of networks: product(x, y), x = ready(read(zoo, run)), or product(x, None) of one run.
+
+    needs: what read takes of a set; size: bytes of one network's weights and features.
+    """
+
+    needs: Callable[[WeightSet], Sequence[Parameter]]
+    read: Callable[[WeightSet, slice], Any]
+    ready: Callable[[Any], Any]
+    product: Callable[[Any, Any], np.ndarray]
+    size: int
+
+    def block(self, a: WeightSet, b: WeightSet | None) -> np.ndarray:
+        x, y = (None if zoo is None else self.ready(self.read(zoo, slice(None))) for zoo in (a, b))
+        return self.product(x, y)
+
+
 def _all_pairs(
     a: WeightSet,
     b: WeightSet | None,
-    read: Callable[[WeightSet, slice], Any],
-    ready: Callable[[Any], Any],
-    product: Callable[[Any, Any], np.ndarray],
-    step: int,
+    kernel: _Kernel,
+    memory: int | None,
+    device: str,
+    engine: str,
+    address: str | None,
 ) -> np.ndarray:
-    """product(x, y) of every pair of runs of up to `step` networks: float64 [Na, Nb]; b None: product(x, None), [N, N].
+    """The kernel of all pairs, by pairs of runs that fit into `memory`: float64 [Na, Nb], [N, N] where b is None.
 
-    x = ready(read(zoo, run)). Only the two runs of a pair are held; the next one is read in a thread meanwhile.
+    Only the two runs of a pair are held; the next one is read in a thread meanwhile.
     """
+    if cluster.checked("chain_kernel", engine, address):
+        return _on_cluster(a, b, kernel, memory, device, address)
+    step = _runs(kernel.size, memory, device)
     zoos = (a, a if b is None else b)
     rows, columns = (range(0, len(zoo), step) for zoo in zoos)
     pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []  # of (set, first network); each shares one with the last
@@ -189,7 +220,7 @@ def _all_pairs(
 
         def next_read() -> Any:
             key = next(wanted, None)
-            return key and thread.submit(read, zoos[key[0]], slice(key[1], key[1] + step))
+            return key and thread.submit(kernel.read, zoos[key[0]], slice(key[1], key[1] + step))
 
         later = next_read()
         for pair in pairs:
@@ -197,15 +228,55 @@ def _all_pairs(
             for key in dict.fromkeys(pair):
                 if key not in held:
                     weights, later = later.result(), next_read()
-                    held[key] = ready(weights)
+                    held[key] = kernel.ready(weights)
                     del weights
             i, j = pair[0][1], pair[1][1]
             alone = pair[0] == pair[1]
-            block = product(held[pair[0]], None if alone else held[pair[1]])
+            block = kernel.product(held[pair[0]], None if alone else held[pair[1]])
             out[i : i + step, j : j + step] = block
             if b is None and not alone:
                 out[j : j + step, i : i + step] = block.T
     return out
+
+
+def _on_cluster(
+    a: WeightSet, b: WeightSet | None, kernel: _Kernel, memory: int | None, device: str, address: str | None
+) -> np.ndarray:
+    """As `_all_pairs`, a task a pair of runs."""
+    if memory is None:
+        memory = cluster.place("ray", address, device)(_memory_of_a_task, device)
+    pairs = len(a) ** 2 // 2 if b is None else len(a) * len(b)
+    share = math.isqrt(pairs // (cluster.SHARES * cluster.processors(address, device)))
+    step = min(max(1, share), _runs(kernel.size, memory, device))
+
+    def runs(zoo: WeightSet) -> dict[int, Any]:
+        needed = replace(zoo, parameters={p.name: zoo.parameters[p.name] for p in kernel.needs(zoo)}, records={})
+        return {i: cluster.share(address, needed[i : i + step]) for i in range(0, len(zoo), step)}
+
+    rows = runs(a)
+    columns = rows if b is None else runs(b)
+    calls = (
+        ((i, j), (x, None if b is None and i == j else y))
+        for i, x in rows.items()
+        for j, y in columns.items()
+        if b is not None or i <= j
+    )
+
+    def told(key: tuple[int, int]) -> str:
+        return f"chain_kernel: networks from {key[0]} and {key[1]}, {step} each"
+
+    out = np.empty((len(a), len(a if b is None else b)))
+    with closing(cluster.run(kernel.block, calls, address, device, told)) as done:
+        for (i, j), block in done:
+            out[i : i + step, j : j + step] = block
+            if b is None and i != j:
+                out[j : j + step, i : i + step] = block.T
+    return out
+
+
+def _memory_of_a_task(device: str) -> int:
+    """Half of what is free here, shared by as many tasks as a machine runs side by side."""
+    return _free_memory(device) // 2 // (1 if device == "cuda" else os.cpu_count() or 1)
 
 
 def cheaper_form(na: int, nb: int, d: int, r: int) -> str:
@@ -239,8 +310,16 @@ def _flat(w: np.ndarray) -> np.ndarray:
     return w.reshape(len(w), -1)
 
 
-def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1, *, memory: int | None = None) -> np.ndarray:
-    """Cosines of raw layers: float64 [Na, Nb]; memory as in chain_kernel."""
+def raw_kernel(
+    a: WeightSet,
+    b: WeightSet | None = None,
+    layer: int = 1,
+    *,
+    memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> np.ndarray:
+    """Cosines of raw layers: float64 [Na, Nb]; memory, engine and address as in chain_kernel."""
     from .kernels.numba.gram import linear_kernel
 
     def ready(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,7 +333,8 @@ def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1, *, memo
         return _in_memory(zoo.parameters[zoo.network.chain(layer)[-1].name][run])
 
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
-    return _all_pairs(a, b, read, ready, product, _runs(size, memory, "cpu"))
+    kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, ready, product, size)
+    return _all_pairs(a, b, kernel, memory, "cpu", engine, address)
 
 
 TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "raw": "raw layer"}
@@ -271,6 +351,8 @@ def feature_kernel(
     backend: str | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> np.ndarray:
     """The N x N kernel of a named feature: "chain", "chain_unit" (unit columns) or "raw" (the layer alone, on the CPU).
 
@@ -281,8 +363,16 @@ def feature_kernel(
     if features == "raw":
         if not cosine:
             raise ValueError("features: raw layers are compared by cosine only")
-        return raw_kernel(a, b, chain, memory=memory)
-    unit = features == "chain_unit"
+        return raw_kernel(a, b, chain, memory=memory, engine=engine, address=address)
     return chain_kernel(
-        a, b, chain, column_normalize=unit, cosine=cosine, backend=backend, device=device, memory=memory
+        a,
+        b,
+        chain,
+        column_normalize=features == "chain_unit",
+        cosine=cosine,
+        backend=backend,
+        device=device,
+        memory=memory,
+        engine=engine,
+        address=address,
     )

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import __version__
 from .backends import DEFAULT, PACKAGES, interpreting, missing
+from .cluster import ENGINES
 from .datasets import LOADERS
 from .events import LOG, JsonLines, emit
 from .generation import PRECISIONS
@@ -22,6 +23,7 @@ from .protocols import CLASSIFIERS
 from .provenance import machine, peak_memory
 
 CONTROL_REPEATS, SHUFFLED = 20, 5  # networks a task of the further controls; shuffled labelings
+MACHINES = ("engine", "address")  # where the work is done
 EXIT = """exit codes:
   0    done
   1    verify: the set is not what its manifest says
@@ -102,6 +104,10 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--dry-run", action="store_true", help="print plan, sizes and time; train and write nothing")
     command.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
     command.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    command.add_argument(
+        "--engine", default="local", choices=ENGINES, help="ray: a cluster (pip install 'wsfast[ray]')"
+    )
+    command.add_argument("--address", help="of a running Ray cluster (default: one is started on this machine)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -148,7 +154,7 @@ def _training(args: argparse.Namespace) -> tuple[Any, partial[Any]]:
 
     problems = tasks(args.data, n=args.tasks, root=args.data_root)
     recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
-    options = {name: getattr(args, name) for name in ("seed", "width", "backend", "device", "precision")}
+    options = {name: getattr(args, name) for name in ("seed", "width", "backend", "device", "precision", *MACHINES)}
     return problems, partial(generate, args.network, recipe=recipe, **options)
 
 
@@ -215,6 +221,7 @@ def _study(args: argparse.Namespace) -> int:
         seed=args.seed,
         backend=args.backend,
         device=args.device,
+        **{name: getattr(args, name) for name in MACHINES},
     )
     result.numbers["timing"]["total_s"] = time.perf_counter() - start
     report = result.save(out)

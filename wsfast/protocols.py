@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from . import cluster
 from .classifier import WeightClassifier
 from .inference import p_permutation
 from .reference.retrieval import cmc, mean_average_precision, ranking
+from .ridge import accuracies_on_cluster
 
 CLASSIFIERS = ("logistic", "ridge", "sgd")  # the first is a study's default
 TRAIN_SHARE, QUERY_SHARE = 0.6, 0.2
@@ -94,11 +96,19 @@ def classification(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver
     return Outcome(wrong, labels[test], 1 / len(model.classes_))
 
 
-def permutation_test(kernel: np.ndarray, labels: np.ndarray, permutations: int, seed: int = 0) -> dict[str, Any]:
+def permutation_test(
+    kernel: np.ndarray,
+    labels: np.ndarray,
+    permutations: int,
+    seed: int = 0,
+    engine: str = "local",
+    address: str | None = None,
+) -> dict[str, Any]:
     """Classification by ridge against labelings shuffled over all networks, training and penalty anew for each.
 
     Ridge whatever classifier a study uses: one factorisation serves every labeling. Observed and permuted accuracy are
-    therefore both ridge's. p_permutation = (b + 1) / (B + 1).
+    therefore both ridge's. p_permutation = (b + 1) / (B + 1). engine, address: as generate; a task has a share
+    of the labelings.
     """
     train, test = classification_split(labels, seed)
     across = kernel[np.ix_(test, train)]
@@ -107,7 +117,11 @@ def permutation_test(kernel: np.ndarray, labels: np.ndarray, permutations: int, 
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)
     shuffled = np.stack([rng.permutation(codes) for _ in range(permutations)])
-    permuted = model.ridge_.accuracies(across, shuffled[:, train], shuffled[:, test], len(model.classes_))
+    arguments = across, shuffled[:, train], shuffled[:, test], len(model.classes_)
+    if cluster.checked("permutation_test", engine, address):
+        permuted = accuracies_on_cluster(model.ridge_, *arguments, address)
+    else:
+        permuted = model.ridge_.accuracies(*arguments)
     return {
         "permutations": permutations,
         "permutation_classifier": "ridge",

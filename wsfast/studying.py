@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import provenance
+from . import cluster, provenance
 from .chains import feature_kernel
 from .controls import against_chance, split_one_task
 from .distance import permanova, spread
@@ -63,9 +63,9 @@ class StudyResult:
 class _Features:
     """The N x N kernels of a set, one at a time."""
 
-    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None) -> None:
+    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None, **engine: Any) -> None:
         self.zoo = zoo
-        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory}
+        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory, **engine}
 
     @cached_property
     def statistics(self) -> np.ndarray:
@@ -89,6 +89,8 @@ def study(
     backend: str | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
@@ -104,7 +106,8 @@ def study(
     classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
     backend, device, memory (bytes for weights in hand, half of what is free where None): of the features, as
-    chain_kernel; a stored set may be larger than memory. Diverged networks are left out and counted.
+    chain_kernel; a stored set may be larger than memory. engine, address: as generate, of the features' kernels and of
+    the ridge classifiers' shuffled labelings. Diverged networks are left out and counted.
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """
@@ -126,8 +129,10 @@ def study(
     curves: dict[tuple[str, int, str], np.ndarray] = {}
     kernel = np.empty((0, 0))
     steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
+    cluster.checked("study", engine, address)
+    machines: dict[str, Any] = {"engine": engine, "address": address}
     with Progress("study", steps, "kernel", progress) as said:
-        of = _Features(good, backend, device, memory)
+        of = _Features(good, backend, device, memory, **machines)
         for features, chain in product(TITLES, chains):
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}
@@ -141,7 +146,7 @@ def study(
             distances.append(where | permanova(k, good.labels, plan.permutations, seed) | spread(k, good.labels))
             if features == "chain":
                 if plan.permutations:
-                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed)
+                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed, **machines)
                 halves, left_out = split_one_task(k, good.labels, seed, classifier)
                 must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
                 must[-1]["tasks_left_out"] = left_out
@@ -151,7 +156,7 @@ def study(
             said.advance()
             said.finished(features=TITLES[features], chain=chain)
         for name, other in {"untrained": untrained(good), **others}.items():
-            of = _Features(other, backend, device, memory)
+            of = _Features(other, backend, device, memory, **machines)
             for chain in range(1, len(other.network.chains) + 1):
                 found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
                 row = control_row(name, chain, found, plan)
