@@ -20,7 +20,9 @@ from .writer import Writer
 BAR = "{l_bar}{bar}| {n:.0f}/{total_fmt} [{elapsed}<{remaining}, {rate_fmt}]"
 RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 PRECISIONS = {"numba": ("fp32",), "reference": ("fp64",), "triton": ("tf32x3", "tf32", "bf16", "ieee")}
-DEFAULTS = {("triton", "train_cnn"): "tf32"}  # (backend, op); for the others the first of PRECISIONS
+DEFAULTS: dict[tuple[str, str | None], str] = {
+    ("triton", "train_cnn"): "tf32"
+}  # (backend, op); for the others the first of PRECISIONS
 LAYERS: dict[str, Callable[[Network], Any]] = {"train_mlp": mlp_layers, "train_cnn": cnn_layers}  # what an op takes
 
 

@@ -22,7 +22,21 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import batchnorm, cnn, convolution, gram, grams, heads, layers, meanpool, mlp, philox, products, small
+from . import (
+    batchnorm,
+    cnn,
+    convolution,
+    gram,
+    grams,
+    heads,
+    layers,
+    meanpool,
+    mlp,
+    philox,
+    population,
+    products,
+    small,
+)
 
 MODULES = (batchnorm, convolution, grams, heads, layers, meanpool, mlp, philox, products, small)
 TARGETS = {
@@ -50,9 +64,9 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
 }
-CONVOLUTIONAL = {  # channels and classes, strides, pools, shortcuts; CIFAR's images, batch 128
-    "plainnet5": ([3, 32, 64, 128, 256, 2], [1] * 4, [1] * 4, [0] * 4),
-    "resnet5": ([3, 32, 64, 128, 256, 2], [1, 2, 2, 2], [0] * 4, [0, 1, 1, 1]),
+CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, precisions; CIFAR's images, batch 128
+    "plainnet5": ([1] * 4, [1] * 4, [0] * 4, population.PRECISIONS),
+    "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], ("tf32", "ieee")),  # the defaults alone: compiling takes long
 }
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
@@ -164,13 +178,16 @@ def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: 
                           0.0, batch, -1, 0, precision, "cpu"))  # fmt: skip
 
 
-def _walk_cnn(sizes: list[int], strides: list[int], pools: list[int], shortcuts: list[int], precision: str) -> None:
-    """Train and evaluate one network for two steps."""
+def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], precisions: tuple[str, ...],
+              precision: str) -> None:  # fmt: skip
+    """Train and evaluate one network of the paper's channels for two steps."""
+    if precision not in precisions:
+        return
     rows, labels, none = np.arange(256), np.zeros(256, np.int64), [0] * len(pools)
     x, one = np.zeros((256, 3072), np.uint8), np.ones(3072, np.float32)
-    list(cnn.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], sizes, none, strides, none, pools, shortcuts,
-                          one, one, (3, 32, 32), np.ones(1, np.float32), 0.9, 0.0, 128, 4, 0, precision,
-                          "cpu"))  # fmt: skip
+    list(cnn.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [3, 32, 64, 128, 256, 2], none, strides, none,
+                          pools, shortcuts, one, one, (3, 32, 32), np.ones(1, np.float32), 0.9, 0.0, 128, 4, 0,
+                          precision, "cpu"))  # fmt: skip
 
 
 def compile_launch(launch: Launch, target: str) -> dict[str, Any]:

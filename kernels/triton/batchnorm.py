@@ -9,7 +9,7 @@ other kernels need is kept in stat [networks, STATISTICS, N]: the rows below.
 import triton
 import triton.language as tl
 
-from .layers import _update_vector
+from .layers import _rounded, _update_vector
 
 MEAN, SCALE, SHIFT, INVERSE = (tl.constexpr(i) for i in range(4))  # n = (z - mean) scale + shift; 1 / deviation
 OFFSET, TILT = tl.constexpr(4), tl.constexpr(5)  # dz = scale d - offset - tilt (z - mean)
@@ -26,6 +26,38 @@ def _row(stat_ptr, row, c, N: tl.constexpr):
 def _normal(z, stat_ptr, c, N: tl.constexpr):
     """BatchNorm of z [., BN], channels c [BN]; stat_ptr: the network's."""
     return (z - _row(stat_ptr, MEAN, c, N)) * _row(stat_ptr, SCALE, c, N) + _row(stat_ptr, SHIFT, c, N)
+
+
+@triton.jit
+def _shown(z_ptr, side_ptr, stat_ptr, side_stat_ptr, place, valid, c, slope, N: tl.constexpr, SIDE: tl.constexpr):
+    """A unit's output at place [BM] of its images, channels c [BC], zero where not valid: float32 [BM, BC].
+
+    It is the activation of BatchNorm of z, or of the sum with the shortcut's where SIDE; slope 1 is no activation.
+    """
+    at, some = (place * N)[:, None] + c[None, :], valid[:, None]
+    y = _normal(tl.load(z_ptr + at, mask=some, other=0.0).to(tl.float32), stat_ptr, c, N)
+    if SIDE:
+        y += _normal(tl.load(side_ptr + at, mask=some, other=0.0).to(tl.float32), side_stat_ptr, c, N)
+    return tl.where(some, tl.where(y > 0, y, slope * y), 0.0)
+
+
+@triton.jit(do_not_specialize=["now", "size"])
+def _normal_kernel(z_ptr, side_ptr, stat_ptr, side_stat_ptr, y_ptr, counts_ptr, slope, now, size, B: tl.constexpr,
+                   AREA: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, SIDE: tl.constexpr,
+                   PRECISION: tl.constexpr):  # fmt: skip
+    """y [networks, B, AREA, N]: a unit's output, rounded for the next one's products.
+
+    Grid (networks, tiles of positions, blocks of channels); the rest as `_shown`. A pass of its own over what is pooled
+    already costs less than the same arithmetic for each offset of the kernel, in the forward pass and on the way back.
+    """
+    net, m = tl.program_id(0).to(tl.int64), tl.program_id(1) * BM + tl.arange(0, BM)
+    n = tl.minimum(tl.load(counts_ptr + net) - now, size)
+    if tl.program_id(1) * BM >= n * AREA:
+        return
+    c, valid = tl.program_id(2) * BN + tl.arange(0, BN), m < n * AREA
+    at, at_s = net * B * AREA * N, net * STATISTICS * N
+    y = _shown(z_ptr + at, side_ptr + at, stat_ptr + at_s, side_stat_ptr + at_s, m, valid, c, slope, N, SIDE)
+    tl.store(y_ptr + at + (m * N)[:, None] + c[None, :], _rounded(y, PRECISION), mask=valid[:, None])
 
 
 @triton.jit
@@ -118,19 +150,19 @@ def _affine_kernel(parts_ptr, norm_ptr, nv_ptr, stat_ptr, counts_ptr, lr_ptr, de
 
 
 @triton.jit
-def _back(z, d, stat_ptr, c, slope, N: tl.constexpr, LAST: tl.constexpr):
-    """The gradient at z, the convolution's result or, where LAST, at what the activation made of it."""
+def _back(z, d, stat_ptr, c, slope, N: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):
+    """The gradient at the convolution's result, rounded; z is that result or, where LAST, its activation."""
     centred = z - _row(stat_ptr, MEAN, c, N)
     dz = _row(stat_ptr, SCALE, c, N) * d - _row(stat_ptr, OFFSET, c, N) - _row(stat_ptr, TILT, c, N) * centred
     if LAST:
         dz = dz * tl.where(z > 0, 1.0, slope)
-    return dz
+    return _rounded(dz, PRECISION)
 
 
 @triton.jit(do_not_specialize=["now", "size"])
 def _normal_gradient_kernel(z_ptr, d_ptr, stat_ptr, counts_ptr, slope, now, size, B: tl.constexpr, H: tl.constexpr,
                             W: tl.constexpr, N: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, POOL: tl.constexpr,
-                            LAST: tl.constexpr):  # fmt: skip
+                            LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """z [networks, B, H, W, N] becomes the gradient there, from d at BatchNorm's (pooled) output.
 
     Grid (networks, tiles of windows, blocks of channels). A window's gradient goes to its largest number, the first of
@@ -166,15 +198,15 @@ def _normal_gradient_kernel(z_ptr, d_ptr, stat_ptr, counts_ptr, slope, now, size
         is_low = lower > upper
         d_up, d_low = tl.where(is_low, 0.0, d), tl.where(is_low, d, 0.0)
         second, fourth = n1 > n0, n3 > n2
-        dz = _back(z0, tl.where(second, 0.0, d_up), stat_ptr, c, slope, N, LAST)
+        dz = _back(z0, tl.where(second, 0.0, d_up), stat_ptr, c, slope, N, LAST, PRECISION)
         tl.store(z_ptr + at, dz, mask=valid[:, None])
-        dz = _back(z1, tl.where(second, d_up, 0.0), stat_ptr, c, slope, N, LAST)
+        dz = _back(z1, tl.where(second, d_up, 0.0), stat_ptr, c, slope, N, LAST, PRECISION)
         tl.store(z_ptr + at + N, dz, mask=right[:, None])
-        dz = _back(z2, tl.where(fourth, 0.0, d_low), stat_ptr, c, slope, N, LAST)
+        dz = _back(z2, tl.where(fourth, 0.0, d_low), stat_ptr, c, slope, N, LAST, PRECISION)
         tl.store(z_ptr + at + W * N, dz, mask=low[:, None])
-        dz = _back(z3, tl.where(fourth, d_low, 0.0), stat_ptr, c, slope, N, LAST)
+        dz = _back(z3, tl.where(fourth, d_low, 0.0), stat_ptr, c, slope, N, LAST, PRECISION)
         tl.store(z_ptr + at + W * N + N, dz, mask=(low & right)[:, None])
     else:
         at = (m * N)[:, None] + c[None, :]
         z = tl.load(z_ptr + at, mask=valid[:, None], other=0.0).to(tl.float32)
-        tl.store(z_ptr + at, _back(z, d, stat_ptr, c, slope, N, LAST), mask=valid[:, None])
+        tl.store(z_ptr + at, _back(z, d, stat_ptr, c, slope, N, LAST, PRECISION), mask=valid[:, None])

@@ -1,9 +1,10 @@
 """Train many convolutional networks at once on one GPU; arguments and results as `wsfast.reference.cnn.train_cnn`.
 
-A step: every unit's convolution, whose tiles leave BatchNorm's sums, then these added up; the mean and the last layer
-with its loss. Back from there, unit by unit: gamma's and beta's step, z overwritten by its own gradient, the gradient
-below, the weights' step. Of a unit only z, and where it pools its windows' winners, are kept; masks and winners are
-found again on the way back. precision="bf16" keeps these in bfloat16; parameters, sums and losses are always float32.
+A step: every unit's convolution, whose tiles leave BatchNorm's sums and their windows' winners, these sums added up,
+the unit's output; the mean and the last layer with its loss. Back from there, unit by unit: gamma's and beta's step, z
+overwritten by its own gradient, the gradient below, the weights' step. Of a unit z, what won and the output are kept;
+masks and who won are found again on the way back. precision="bf16" keeps these in bfloat16; parameters, sums and losses
+are always float32.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,7 +15,7 @@ import numpy as np
 import torch
 
 from . import philox, population
-from .batchnorm import PARTS, STATISTICS, _affine_kernel, _normal_gradient_kernel, _statistics_kernel
+from .batchnorm import PARTS, STATISTICS, _affine_kernel, _normal_gradient_kernel, _normal_kernel, _statistics_kernel
 from .blocks import block
 from .chunks import Done, in_chunks
 from .configs import config, wide
@@ -117,6 +118,7 @@ class Population(population.Population):
             self.nets.append([self._branch(unit, size, K, item + 6 * i) for i, (size, K) in enumerate(unit.branches)])
             item += 6 * len(unit.branches)
         self.tops = [self._kept(*u.output) if u.pool else net[0].z for u, net in zip(plan, self.nets, strict=True)]
+        self.outputs = [self._kept(*u.output) for u in plan[:-1]]
         self.d = self._kept(max(int(np.prod(u.output)) for u in plan))
         self.parts = self._zeros(parts(plan, self.size))
         n, N, C = plan[-1].n_out, plan[-1].N, wide(classes)
@@ -153,13 +155,16 @@ class Population(population.Population):
     def _options(self, kernel: str, C: int, N: int) -> dict[str, Any]:
         return block(kernel, C, N, hip=hip()).options()
 
-    def _below(self, k: int) -> tuple[list[torch.Tensor], float, bool]:
-        """What unit k takes as its input: z, its statistics and the shortcut's; the slope; whether there is one."""
-        if k == 0:
-            x = self.images.x
-            return [x, x, x, x], 1.0, False
-        main, side = self.nets[k - 1][0], self.nets[k - 1][-1]
-        return [self.tops[k - 1], side.z, main.stat, side.stat], self.plan[k - 1].bend, self.plan[k - 1].side
+    def _bent(self, k: int) -> tuple[list[torch.Tensor], float, bool]:
+        """What unit k's activation meets: z, its statistics and the shortcut's; its slope; whether there is one."""
+        main, side = self.nets[k][0], self.nets[k][-1]
+        return [self.tops[k], side.z, main.stat, side.stat], self.plan[k].bend, self.plan[k].side
+
+    def _input(self, k: int) -> list[torch.Tensor]:
+        """Unit k's: the output below, or the images and how they are gathered."""
+        images = self.images
+        x = self.outputs[k - 1] if k else images.x
+        return [x, self.bases, images.offsets, images.scale, images.shift]
 
     def _convolution(self, k: int, kernel: str, branch: Branch) -> tuple[dict[str, Any], int]:
         """Constants of a launch that reads unit k's input, and its tiles of a weight's columns."""
@@ -167,31 +172,34 @@ class Population(population.Population):
         K = branch.w.shape[1]
         chosen = self._options(kernel, u.C if k else K, u.N)
         shape = {"B": self.size, "H": u.H, "W": u.W, "C": u.C, "K": K, "N": u.N, "SIZE": branch.size}
-        flags = {"STRIDE": u.stride, "FIRST": k == 0, "SIDE": self._below(k)[2], "LAST": u.last}
-        return {**shape, **flags, "PRECISION": self.precision, **chosen}, u.N // chosen["BN"]
+        flags = {"STRIDE": u.stride, "FIRST": k == 0, "LAST": u.last, "PRECISION": self.precision}
+        return {**shape, **flags, **chosen}, u.N // chosen["BN"]
 
     def _forward(self, now: int, counts: torch.Tensor, evaluate: bool) -> None:
         """From the images to the loss of the batch at row `now`."""
-        images, R = self.images, self.bases.shape[1]
+        R, last = self.bases.shape[1], len(self.plan) - 1
         for k, u in enumerate(self.plan):
-            x, x_slope, _ = self._below(k)
             for branch in self.nets[k]:
                 options, across = self._convolution(k, "convolve", branch)
                 tiles = -(-self.size * u.rows // options["BM"])
                 _convolve_kernel[self.n * tiles * across,](
-                    *x, self.bases, images.offsets, images.scale, images.shift, branch.w, branch.b, branch.norm,
-                    branch.z, self.tops[k], self.parts, counts, x_slope, u.slope, now, self.size, R, POOL=u.pool,
-                    **options)  # fmt: skip
+                    *self._input(k), branch.w, branch.b, branch.norm, branch.z, self.tops[k], self.parts, counts,
+                    u.slope, now, self.size, R, POOL=u.pool, **options)  # fmt: skip
                 h, w, N = u.result
                 chosen = self._options("moments", N, N)
                 _statistics_kernel[self.n, N // chosen["BN"]](
                     self.parts, branch.norm, branch.b, branch.stat, counts, now, self.size, TILES=tiles, AREA=h * w,
                     ROWS=u.rows, N=N, BM=options["BM"], BIAS=not u.last, EVALUATE=evaluate, **chosen)  # fmt: skip
-        x, slope, side = self._below(len(self.plan))
-        h, w, N = self.plan[-1].output
+            z, slope, side = self._bent(k)
+            h, w, N = u.output
+            if k < last:
+                chosen = self._options("normal", N, N)
+                _normal_kernel[self.n, -(-self.size * h * w // chosen["BM"]), N // chosen["BN"]](
+                    *z, self.outputs[k], counts, slope, now, self.size, B=self.size, AREA=h * w, N=N, SIDE=side,
+                    PRECISION=self.precision, **chosen)  # fmt: skip
         chosen = self._options("mean", N, N)
         _mean_kernel[self.n, self.B // chosen["BM"], N // chosen["BN"]](
-            *x, self.features, counts, slope, now, self.size, B=self.size, PADDED=self.B, AREA=h * w, N=N, SIDE=side,
+            *z, self.features, counts, slope, now, self.size, B=self.size, PADDED=self.B, AREA=h * w, N=N, SIDE=side,
             **chosen)  # fmt: skip
         _last_kernel[self.n,](
             self.features, self.w, self.b, self.labels, counts, self.dz, self.losses, self.hits, 1.0, now, self.size,
@@ -227,12 +235,12 @@ class Population(population.Population):
         _update_kernel[self.n, f.shape[2] // options["BK"], self.w.shape[2] // options["BN"]](
             f, self.dz, self.w, self.wv, self.b, self.bv, counts, self.lr_now, self.decay, self.momentum, now,
             **options)  # fmt: skip
-        x, slope, side = self._below(len(self.plan))
+        z, slope, side = self._bent(len(self.plan) - 1)
         h, w, N = self.plan[-1].output
         chosen = self._options("spread", N, N)
         self.tiled = chosen["BM"]
         _spread_kernel[self.n, -(-self.size * h * w // self.tiled), N // chosen["BN"]](
-            self.d_features, *x, self.d, self.parts, counts, slope, now, self.size, B=self.size, PADDED=self.B,
+            self.d_features, *z, self.d, self.parts, counts, slope, now, self.size, B=self.size, PADDED=self.B,
             AREA=h * w, N=N, SIDE=side, **chosen)  # fmt: skip
 
     def _unit_back(self, k: int, now: int, counts: torch.Tensor) -> None:
@@ -246,26 +254,25 @@ class Population(population.Population):
                 self.parts, branch.norm, branch.nv, branch.stat, counts, *steps, now, self.size,
                 TILES=-(-self.size * high * across // self.tiled), AREA=h * w, ROWS=high * across, N=N, BM=self.tiled,
                 BRANCH=i, **chosen)  # fmt: skip
-            chosen = self._options("normal", N, N)
+            chosen = self._options("normal_gradient", N, N)
             windows = u.rows // 4 if u.pool else u.rows
             _normal_gradient_kernel[self.n, -(-self.size * windows // chosen["BM"]), N // chosen["BN"]](
                 branch.z, self.d, branch.stat, counts, u.slope, now, self.size, B=self.size, H=h, W=w, N=N, POOL=u.pool,
-                LAST=u.last, **chosen)  # fmt: skip
-        x, x_slope, side = self._below(k)
+                LAST=u.last, PRECISION=self.precision, **chosen)  # fmt: skip
         if k:
+            z, slope, side = self._bent(k - 1)
             chosen = self._options("data", u.C, N)
             self.tiled = chosen["BM"]
             tiles = -(-self.size * u.H * u.W // self.tiled) * (u.C // chosen["BN"])
             _data_kernel[self.n * tiles,](
-                net[0].z, net[0].w, net[-1].z, net[-1].w, *x, self.d, self.parts, counts, x_slope, now, self.size,
+                net[0].z, net[0].w, net[-1].z, net[-1].w, *z, self.d, self.parts, counts, slope, now, self.size,
                 B=self.size, H=u.H, W=u.W, C=u.C, N=N, STRIDE=u.stride, SIDE=u.side, BELOW=side,
                 PRECISION=self.precision, **chosen)  # fmt: skip
-        images = self.images
         for branch in net:
-            options, across = self._convolution(k, "weight", branch)
+            options, across = self._convolution(k, "weight" if k else "pixels", branch)
             _weight_kernel[self.n * (options["K"] // options["BK"]) * across,](
-                *x, self.bases, images.offsets, images.scale, images.shift, branch.z, branch.w, branch.wv, branch.b,
-                branch.bv, counts, *steps, x_slope, now, self.size, self.bases.shape[1], **options)  # fmt: skip
+                *self._input(k), branch.z, branch.w, branch.wv, branch.b, branch.bv, counts, *steps, now, self.size,
+                self.bases.shape[1], **options)  # fmt: skip
 
     def parameters(self) -> torch.Tensor:
         """Every network's parameters in the declaration's order: float32 [n, P]."""
@@ -294,7 +301,7 @@ def parameters(plan: list[Unit], classes: int) -> int:
 def bytes_per_network(plan: list[Unit], classes: int, batch_size: int, rows: int, precision: str) -> int:
     """Device memory that one network of a chunk takes, everything included."""
     kept = sum(int(np.prod(u.result)) * len(u.branches) + u.pool * int(np.prod(u.output)) for u in plan)
-    kept += max(int(np.prod(u.output)) for u in plan)
+    kept += max(int(np.prod(u.output)) for u in plan) + sum(int(np.prod(u.output)) for u in plan[:-1])
     own = sum((2 * K + 10 + STATISTICS.value) * u.N for u in plan for _, K in u.branches)
     head = 2 * (plan[-1].N + 1) * wide(classes) + wide(batch_size) * (2 * plan[-1].N + wide(classes))
     packed = 2 * parameters(plan, classes)  # drawn weights at the start, the flat ones at the end

@@ -1,34 +1,21 @@
 """Convolutions of many networks, each with its own kernels: products whose rows are positions (implicit GEMM).
 
 Images lie as [networks, B, height, width, channels], channels padded to C or N; a weight as [networks, size size C, N],
-the offsets of the kernel major, but the first layer's as declared, [networks, K, N], its channels major. Between two
-convolutions only the results z are in memory, pooled ones beside them: BatchNorm and activation are applied where the
-next kernel loads them. Tiles of one network are neighbours in the grid and share what they load in the L2.
+the offsets of the kernel major, but the first layer's as declared, [networks, K, N], its channels major. What a product
+loads again for every offset, outputs y and gradients dz, is `_rounded` once where it is stored, so that tiles go to the
+matrix units as they lie in memory. Tiles of one network are neighbours in the grid and share what they load in the L2.
 """
 
 import triton
 import triton.language as tl
 
 from .batchnorm import MEAN, PARTS, STATISTICS, _normal, _part, _row
-from .layers import _dot, _sgd, _update_vector
-
-
-@triton.jit
-def _shown(z_ptr, side_ptr, stat_ptr, side_stat_ptr, place, valid, c, slope, N: tl.constexpr, SIDE: tl.constexpr):
-    """A unit's output at place [BM] of its images, channels c [BC], zero where not valid: float32 [BM, BC].
-
-    It is the activation of BatchNorm of z, or of the sum with the shortcut's where SIDE; slope 1 is no activation.
-    """
-    at, some = (place * N)[:, None] + c[None, :], valid[:, None]
-    y = _normal(tl.load(z_ptr + at, mask=some, other=0.0).to(tl.float32), stat_ptr, c, N)
-    if SIDE:
-        y += _normal(tl.load(side_ptr + at, mask=some, other=0.0).to(tl.float32), side_stat_ptr, c, N)
-    return tl.where(some, tl.where(y > 0, y, slope * y), 0.0)
+from .layers import _multiply, _rounded, _sgd, _update_vector
 
 
 @triton.jit
 def _pixels(x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, i, j, valid, H: tl.constexpr, W: tl.constexpr,
-            CHANNELS: tl.constexpr):  # fmt: skip
+            CHANNELS: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """Columns k [BK] of the first layer's input at rows (base, i, j) [BM], scaled: float32 [BM, BK].
 
     Column k is channel k // 9 at offset k % 9 of the kernel; i, j: where its first offset lies.
@@ -38,22 +25,29 @@ def _pixels(x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, i, j, valid, H: t
     at = (k // 9 * H)[None, :] * W + y * W + x
     pixels = tl.load(x_ptr + (base[:, None] + tl.load(offsets_ptr + at, mask=some, other=0)), mask=some, other=0)
     scale, shift = tl.load(scale_ptr + at, mask=some, other=0.0), tl.load(shift_ptr + at, mask=some, other=0.0)
-    return pixels.to(tl.float32) * scale + shift
+    return _rounded(pixels.to(tl.float32) * scale + shift, PRECISION)
+
+
+@triton.jit
+def _seen(x_ptr, b, row, column, valid, c, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr):
+    """Channels c [BC] at (b, row, column) [BM] of images [B, H, W, C], zero outside them: [BM, BC]."""
+    some = valid & (row >= 0) & (row < H) & (column >= 0) & (column < W)
+    return tl.load(x_ptr + (((b * H + row) * W + column) * C)[:, None] + c[None, :], mask=some[:, None], other=0.0)
 
 
 @triton.jit(do_not_specialize=["now", "size", "R"])
-def _convolve_kernel(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, w_ptr,
-                     b_ptr, norm_ptr, z_ptr, top_ptr, parts_ptr, counts_ptr, x_slope, slope, now, size, R,
+def _convolve_kernel(x_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, w_ptr, b_ptr, norm_ptr, z_ptr, top_ptr,
+                     parts_ptr, counts_ptr, slope, now, size, R,
                      B: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
                      N: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                     BK: tl.constexpr, FIRST: tl.constexpr, SIDE: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr,
+                     BK: tl.constexpr, FIRST: tl.constexpr, POOL: tl.constexpr, LAST: tl.constexpr,
                      PRECISION: tl.constexpr):  # fmt: skip
     """z = the convolution of a unit's input with w [networks, K, N], its 2x2 windows' winners, and each tile's moments.
 
     Grid (networks x tiles). Rows of a tile are whole windows where POOL; what wins is the largest number after
     BatchNorm: the largest of z, the smallest where gamma is negative. LAST: bias and activation come before BatchNorm,
     and z is theirs; elsewhere BatchNorm takes the bias out again. FIRST: the input is images of C channels, gathered;
-    else it is `_shown`.
+    else it is x [networks, B, H, W, C], rounded.
     """
     ZH: tl.constexpr = (H - 1) // STRIDE + 1
     ZW: tl.constexpr = (W - 1) // STRIDE + 1
@@ -81,21 +75,18 @@ def _convolve_kernel(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, bases_ptr, offs
         base = tl.load(bases_ptr + net * R + now + b, mask=valid, other=0)
         for first in range(0, K, BK):
             k = first + tl.arange(0, BK)
-            x = _pixels(x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C)  # [BM, BK]
+            x = _pixels(
+                x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C, PRECISION
+            )  # [BM, BK]
             w = tl.load(w_ptr + k[:, None] * N + columns[None, :])  # [BK, BN]
-            z = _dot(x, w, z, PRECISION)
+            z = _multiply(x, _rounded(w, PRECISION), z, PRECISION)
     else:
         x_ptr += net * B * H * W * C
-        side_ptr += net * B * H * W * C
-        x_stat_ptr += net * STATISTICS * C
-        side_stat_ptr += net * STATISTICS * C
         for first in range(0, K, BK):  # one offset of the kernel: C is a multiple of BK
             row, column = up + first // C // SIZE, left + first // C % SIZE
-            seen = valid & (row >= 0) & (row < H) & (column >= 0) & (column < W)
-            x = _shown(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, (b * H + row) * W + column, seen,
-                       first % C + tl.arange(0, BK), x_slope, C, SIDE)  # fmt: skip
+            x = _seen(x_ptr, b, row, column, valid, first % C + tl.arange(0, BK), H, W, C)  # [BM, BK]
             w = tl.load(w_ptr + (first + tl.arange(0, BK))[:, None] * N + columns[None, :])  # [BK, BN]
-            z = _dot(x, w, z, PRECISION)
+            z = _multiply(x, _rounded(w, PRECISION), z, PRECISION)
     if LAST:
         z += tl.load(b_ptr + net * N + columns)[None, :]
         z = tl.where(z > 0, z, slope * z)
@@ -150,15 +141,13 @@ def _taken_back(y, dz_ptr, w_ptr, b, i, j, valid, c, H: tl.constexpr, W: tl.cons
     for first in range(0, SIZE * SIZE * N, BK):  # one offset of the kernel: N is a multiple of BK
         offset, o = first // N, first % N + tl.arange(0, BK)
         row, column = i + SIZE // 2 - offset // SIZE, j + SIZE // 2 - offset % SIZE
-        seen = valid & (row >= 0) & (column >= 0)
+        on = valid
         if STRIDE > 1:
-            seen = seen & (row % STRIDE == 0) & (column % STRIDE == 0)
+            on = valid & (row % STRIDE == 0) & (column % STRIDE == 0) & (row >= 0) & (column >= 0)
             row, column = row // STRIDE, column // STRIDE
-        seen = seen & (row < ZH) & (column < ZW)
-        at = (((b * ZH + row) * ZW + column) * N)[:, None] + o[None, :]
-        dz = tl.load(dz_ptr + at, mask=seen[:, None], other=0.0).to(tl.float32)  # [BM, BK]
-        w = tl.load(w_ptr + ((offset * C + c) * N)[:, None] + o[None, :])  # [BC, BK]
-        y = _dot(dz, tl.trans(w), y, PRECISION)
+        dz = _seen(dz_ptr, b, row, column, on, o, ZH, ZW, N)  # [BM, BK]
+        w = _rounded(tl.load(w_ptr + ((offset * C + c) * N)[:, None] + o[None, :]), PRECISION)  # [BC, BK]
+        y = _multiply(dz, tl.trans(w), y, PRECISION)
     return y
 
 
@@ -195,12 +184,11 @@ def _data_kernel(dz_ptr, w_ptr, side_dz_ptr, side_w_ptr, z_ptr, below_ptr, stat_
 
 
 @triton.jit(do_not_specialize=["now", "size", "R"])
-def _weight_kernel(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, dz_ptr,
-                   w_ptr, wv_ptr, b_ptr, bv_ptr, counts_ptr, lr_ptr, decay_ptr, momentum, x_slope, now, size, R,
+def _weight_kernel(x_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, dz_ptr, w_ptr, wv_ptr, b_ptr, bv_ptr,
+                   counts_ptr, lr_ptr, decay_ptr, momentum, now, size, R,
                    B: tl.constexpr, H: tl.constexpr, W: tl.constexpr, C: tl.constexpr, K: tl.constexpr,
                    N: tl.constexpr, SIZE: tl.constexpr, STRIDE: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-                   BK: tl.constexpr, FIRST: tl.constexpr, SIDE: tl.constexpr, LAST: tl.constexpr,
-                   PRECISION: tl.constexpr):  # fmt: skip
+                   BK: tl.constexpr, FIRST: tl.constexpr, LAST: tl.constexpr, PRECISION: tl.constexpr):  # fmt: skip
     """A convolution's weight gradient and SGD step in one pass; grid (networks x tiles of w).
 
     Arguments as `_convolve_kernel`. The gradient of a bias that BatchNorm takes out again is zero.
@@ -217,9 +205,6 @@ def _weight_kernel(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, bases_ptr, offset
     k = first + tl.arange(0, BK)
     dz_ptr += net * B * ZH * ZW * N
     x_ptr += net * B * H * W * C * (not FIRST)
-    side_ptr += net * B * H * W * C
-    x_stat_ptr += net * STATISTICS * C
-    side_stat_ptr += net * STATISTICS * C
     gradient, d_bias = tl.zeros((BK, BN), tl.float32), tl.zeros((BN,), tl.float32)
     for some in range(0, n * (ZH * ZW), BM):
         m = some + tl.arange(0, BM)
@@ -228,17 +213,16 @@ def _weight_kernel(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, bases_ptr, offset
         up, left = i * STRIDE - SIZE // 2, j * STRIDE - SIZE // 2
         if FIRST:
             base = tl.load(bases_ptr + net * R + now + b, mask=valid, other=0)
-            x = _pixels(x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C)  # [BM, BK]
+            x = _pixels(
+                x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C, PRECISION
+            )  # [BM, BK]
         else:
             row, column = up + first // C // SIZE, left + first // C % SIZE
-            seen = valid & (row >= 0) & (row < H) & (column >= 0) & (column < W)
-            x = _shown(x_ptr, side_ptr, x_stat_ptr, side_stat_ptr, (b * H + row) * W + column, seen,
-                       first % C + tl.arange(0, BK), x_slope, C, SIDE)  # fmt: skip
-        dz = tl.load(dz_ptr + (m * N)[:, None] + columns[None, :], mask=valid[:, None], other=0.0)
-        dz = dz.to(tl.float32)  # [BM, BN]
-        gradient = _dot(tl.trans(x), dz, gradient, PRECISION)
+            x = _seen(x_ptr, b, row, column, valid, first % C + tl.arange(0, BK), H, W, C)  # [BM, BK]
+        dz = _seen(dz_ptr, b, i, j, valid, columns, ZH, ZW, N)  # [BM, BN]
+        gradient = _multiply(tl.trans(x), dz, gradient, PRECISION)
         if LAST:
-            d_bias += tl.sum(dz, axis=0)
+            d_bias += tl.sum(dz.to(tl.float32), axis=0)
     lr, decay = tl.load(lr_ptr + net), tl.load(decay_ptr + net)
     place = net * K * N + k[:, None] * N + columns[None, :]  # [BK, BN]
     w, v = _sgd(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)

@@ -3,8 +3,8 @@
 import triton
 import triton.language as tl
 
-from .batchnorm import PARTS, STATISTICS
-from .convolution import _leave, _shown
+from .batchnorm import PARTS, STATISTICS, _shown
+from .convolution import _leave
 
 
 @triton.jit(do_not_specialize=["now", "size"])
