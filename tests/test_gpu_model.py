@@ -78,4 +78,4 @@ def test_convolutional_networks_by_hand():
         assert floor.compute * 5000 * 300 == pytest.approx(seconds, rel=0.05)
     tiny = model.cnn_floor([(3, 4, 2), (4, 8, 1)], 5, "units", "tf32", model.ASSUMED, 1)
     assert tiny.flop == 2 * 5 * 9 * (2 * 3 * 4 * 4 + 3 * 4 * 8)
-    assert tiny.bytes == 4 * 5 * (5.5 * 4 * 4 + 6.5 * 8) + 24 * 9 * (3 * 4 + 4 * 8)
+    assert tiny.bytes == 4 * 5 * (6 * 4 * 4 + 7 * 8) + 24 * 9 * (3 * 4 + 4 * 8)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsfast.kernels.triton import batchnorm, chunks, cnn
+from wsfast.kernels.triton import batchnorm, chunks, cnn, plan
 from wsfast.kernels.triton.images import Images
 from wsfast.reference import batchnorm as exact_batchnorm
 from wsfast.reference import cnn as reference
@@ -33,6 +33,7 @@ NETWORKS = {
     "one position": convolutional((2, 2, 2), 2, [Unit(3, stride=2)]),
 }
 SAMPLES = {"one position": 6}  # else 5: the last batch is a single image
+KINDS = {"tile + 1": np.float32}
 CROPS = {"plainnet5-leaky": 2, "one position": 0}
 SMALL = "many channels in"
 
@@ -42,7 +43,7 @@ def problem(name, batch=4, epochs=1):
     net, n = NETWORKS[name], SAMPLES.get(name, 5)
     d = int(np.prod(net.input_shape))
     rng = np.random.default_rng([d, n])
-    x, labels = rng.integers(0, 256, (n + 3, d)).astype(np.uint8), rng.integers(0, net.classes, n + 3)
+    x, labels = rng.integers(0, 256, (n + 3, d)), rng.integers(0, net.classes, n + 3)
     tasks = [
         (np.arange(n), labels[:n], np.arange(n, n + 3), labels[n:]),
         (np.arange(n - 2)[::-1].copy(), 1 - labels[: n - 2] % 2, np.arange(n, n + 1), labels[n:-2] % 2),
@@ -59,7 +60,7 @@ def problem(name, batch=4, epochs=1):
         "pad": CROPS.get(name, -1),
         "seed": SEED,
     }
-    return net, x, tasks, rest
+    return net, x.astype(KINDS.get(name, np.uint8)), tasks, rest
 
 
 def by_name(net, flat):
@@ -111,10 +112,10 @@ def test_a_run_errs_no_more_than_torch(name, device, as_good_as):
 def population(name, device):
     """(arguments, one network at its start with its first batch loaded, that batch's images and labels)."""
     net, x, tasks, rest = problem(name)
-    plan = cnn.planned(*(rest[k] for k in NAMES), rest["shape"], 4)
+    units = plan.planned(*(rest[k] for k in NAMES), rest["shape"], 4)
     images = Images.load(x, rest["scale"], rest["shift"], rest["shape"], rest["pad"], device)
     steps, decay = torch.ones(1, 1, device=device), torch.zeros(1, device=device)
-    made = cnn.Population(images, tasks, JOBS[:1], plan, net.classes, steps, decay, 0.0, 4, SEED, "tf32x3")
+    made = cnn.Population(images, tasks, JOBS[:1], units, net.classes, steps, decay, 0.0, 4, SEED, "tf32x3")
     made._load(0, 0)
     made.lr_now.fill_(1)
     chosen = philox.batch_order(len(tasks[0][0]), 0, SEED, 0, 0)[:4]
@@ -309,4 +310,4 @@ def test_bad_input(device):
     with pytest.raises(ValueError, match="no pool behind a shortcut"):
         cnn.train_cnn(x, tasks, JOBS, **rest | {"pools": [1], "shortcuts": [1]}, device=device)
     with pytest.raises(ValueError, match=r"4,194,304,000 numbers, the triton kernels take less than 2\^31"):
-        cnn.planned([3, 128, 2], [0.0], [1], [0], [0], [0], (3, 512, 500), 128)
+        plan.planned([3, 128, 2], [0.0], [1], [0], [0], [0], (3, 512, 500), 128)

@@ -75,9 +75,8 @@ def _convolve_kernel(x_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, w_ptr,
         base = tl.load(bases_ptr + net * R + now + b, mask=valid, other=0)
         for first in range(0, K, BK):
             k = first + tl.arange(0, BK)
-            x = _pixels(
-                x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C, PRECISION
-            )  # [BM, BK]
+            x = _pixels(x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C,
+                        PRECISION)  # fmt: skip
             w = tl.load(w_ptr + k[:, None] * N + columns[None, :])  # [BK, BN]
             z = _multiply(x, _rounded(w, PRECISION), z, PRECISION)
     else:
@@ -104,7 +103,8 @@ def _convolve_kernel(x_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, w_ptr,
     count = tl.sum(valid.to(tl.float32))
     mean = tl.sum(tl.where(valid[:, None], z, 0.0), axis=0) / count
     away = tl.where(valid[:, None], z - mean[None, :], 0.0)
-    _part(parts_ptr + net * TILES * PARTS * N, tile, columns, mean * 0 + count, mean, tl.sum(away * away, axis=0), N)
+    count += tl.zeros((BN,), tl.float32)
+    _part(parts_ptr + net * TILES * PARTS * N, tile, columns, count, mean, tl.sum(away * away, axis=0), N)
 
 
 @triton.jit
@@ -213,9 +213,8 @@ def _weight_kernel(x_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, dz_ptr, 
         up, left = i * STRIDE - SIZE // 2, j * STRIDE - SIZE // 2
         if FIRST:
             base = tl.load(bases_ptr + net * R + now + b, mask=valid, other=0)
-            x = _pixels(
-                x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C, PRECISION
-            )  # [BM, BK]
+            x = _pixels(x_ptr, base, offsets_ptr, scale_ptr, shift_ptr, k, up, left, valid, H, W, C,
+                        PRECISION)  # fmt: skip
         else:
             row, column = up + first // C // SIZE, left + first // C % SIZE
             x = _seen(x_ptr, b, row, column, valid, first % C + tl.arange(0, BK), H, W, C)  # [BM, BK]

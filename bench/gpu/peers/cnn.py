@@ -1,6 +1,5 @@
 """Convolutional networks: one after the other, mapped by torch.func, and as one network with convolutions in groups."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -8,6 +7,7 @@ from torch import nn
 from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.nn import functional as F
 
+from bench.gpu.peers import loop
 from bench.gpu.peers.peer import EAGER, Peer, captured
 from bench.gpu.problem import MOMENTUM
 
@@ -16,7 +16,7 @@ def _sgd(parameters: Any, lr: float) -> torch.optim.SGD:
     return torch.optim.SGD(parameters, lr=lr, momentum=MOMENTUM, fused=True)
 
 
-class _Network:
+class _Network(loop.Network):
     def __init__(self, problem: Any, number: int) -> None:
         self.problem, self.number = problem, number
         self.images = problem.images.contiguous(memory_format=torch.channels_last)
@@ -25,41 +25,21 @@ class _Network:
         self.start = {name: p.clone() for name, p in self.module.state_dict().items()}
 
     def reset(self) -> None:
-        """In place, so that a graph captured next sees it. A velocity of zeros is what a first step starts from."""
         self.module.load_state_dict(self.start)
         for state in self.optimizer.state.values():
             state["momentum_buffer"].zero_()
         self.optimizer.zero_grad()
 
-    def steps(self, rows: torch.Tensor) -> None:
-        """rows [steps, batch]."""
-        for chosen in rows.unbind(0):
-            self.optimizer.zero_grad()
-            logits = self.module(self.images[chosen])
-            F.cross_entropy(logits, self.problem.labels[chosen]).backward()
-            self.optimizer.step()
-
-
-class Loop(Peer):
-    def __init__(self, problem: Any, networks: torch.Tensor, precision: str) -> None:
-        super().__init__(problem, networks, precision)
-        self.ready = [_Network(problem, i) for i in networks.tolist()]
-        self.calls: list[Callable[[torch.Tensor], None]] = [network.steps for network in self.ready]
-
-    def epoch(self, number: int) -> None:
-        for call, rows in zip(self.calls, self.orders[number], strict=True):
-            call(rows)
-
     def parameters(self) -> torch.Tensor:
-        return torch.stack([self.problem.flat(network.module.state_dict()) for network in self.ready])
+        return self.problem.flat(self.module.state_dict())
 
 
-class GraphLoop(Loop):
-    def __init__(self, problem: Any, networks: torch.Tensor, precision: str) -> None:
-        super().__init__(problem, networks, precision)
-        self.calls = [captured(n.steps, self.orders[0, k], n.reset) for k, n in enumerate(self.ready)]
-        if problem.device != "cuda":
-            self.notes |= EAGER
+class Loop(loop.Loop):
+    network = _Network
+
+
+class GraphLoop(loop.GraphLoop):
+    network = _Network
 
 
 class _Stacked(Peer):
@@ -75,7 +55,7 @@ class _Stacked(Peer):
 
     @torch.no_grad()
     def reset(self) -> None:
-        """As _Network's."""
+        """As loop.Network's."""
         for name, p in {**self.p, **self.buffers}.items():
             p.copy_(self.start[name])
         for state in self.optimizer.state.values():
