@@ -25,6 +25,10 @@ from .writer import Writer
 
 RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 PRECISIONS = {"numba": ("fp32",), "reference": ("fp64",), "triton": ("tf32x3", "tf32", "bf16", "ieee")}
+DEFAULTS: dict[tuple[str, str | None], str] = {
+    ("triton", "train_cnn"): "tf32"
+}  # (backend, op); for the others the first of PRECISIONS
+LAYERS: dict[str, Callable[[Network], Any]] = {"train_mlp": mlp_layers, "train_cnn": cnn_layers}  # what an op takes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -57,7 +61,8 @@ def generate(
     network: a name (wsfast.network) or a declaration for the tasks' shape and classes. seed: 0 .. 2^64 - 1. recipe,
     width: what suits the data where None; a recipe of 0 epochs gives untrained networks. device: "cpu" or "cuda".
     backend: "numba" (float32, the CPU's default), "triton" (CUDA's) or "reference" (NumPy float64, slow). precision: of
-    triton's products, "tf32x3" (as good as float32, the default), "tf32" or "bf16"; float32 state with each. threads:
+    triton's products, "tf32x3" (as good as float32, the default), "tf32" (rounded, the default of convolutional
+    networks) or "bf16" (which keeps their activations in bfloat16 too); float32 state with each. threads:
     networks trained at the same time on a CPU, all cores where None. out: a folder that the set is written to while it
     is trained, shard by shard, and read from afterwards; the same call goes on with what an interrupted one, also a
     killed one, left there, and ends with the same bits. engine: "local", or "ray" for a Ray cluster, where each task
@@ -94,7 +99,7 @@ def generate(
         raise ValueError(
             f"generate: precision of {backend} must be {' or '.join(PRECISIONS[backend])}, got {precision!r}"
         )
-    precision = precision or PRECISIONS[backend][0]
+    precision = precision or DEFAULTS.get((backend, _op(network)), PRECISIONS[backend][0])
 
     labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
     made_from = {
@@ -334,13 +339,17 @@ def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, back
     return train
 
 
+def _op(network: Network) -> str | None:
+    """The op that trains such networks, None where none of LAYERS does."""
+    return next((op for op, layers in LAYERS.items() if layers(network) is not None), None)
+
+
 def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, Any, np.ndarray, int]:
     """(the op, what it takes of the network, the images' shape, the crops' padding or -1).
 
     ValueError for a network that no op trains.
     """
-    kinds = {"train_mlp": mlp_layers(network), "train_cnn": cnn_layers(network)}
-    op = next((op for op, layers in kinds.items() if layers is not None), None)
+    op = _op(network)
     if op is None:
         raise ValueError(f"generate: {network.name} is declared but cannot be trained yet (want mlp4, plainnet5, ...)")
     if len(tasks.shape) == 2 or recipe.steps is not None:
@@ -350,7 +359,7 @@ def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, 
     if recipe.pad is not None and len(tasks.shape) != 3:
         raise ValueError(f"generate: random crops need images [channels, height, width], got {tasks.shape} (pad=None)")
     shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)
-    return op, kinds[op], shape, -1 if recipe.pad is None else recipe.pad
+    return op, LAYERS[op](network), shape, -1 if recipe.pad is None else recipe.pad
 
 
 def untrained(zoo: WeightSet) -> WeightSet:
