@@ -222,6 +222,13 @@ def chain_width(zoo: WeightSet, chain: int) -> int:
     return d
 
 
+def chain_shape(features: str, zoo: WeightSet, chain: int) -> tuple[int, ...]:
+    """Shape of one network's feature, the same in sets that can be compared: (d, d) of a Gram, a raw weight's own."""
+    if features == "raw":
+        return zoo.network.chain(chain)[-1].shape
+    return (chain_width(zoo, chain),) * 2
+
+
 def raw_layer(zoo: WeightSet, layer: int) -> np.ndarray:
     """The last weight of chain `layer` alone, flattened: float32 [N, n_in * n_out], the paper's unnormalised baseline.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from . import __version__
 from .backends import DEFAULT, PACKAGES, interpreting, missing
+from .chains import FEATURES
 from .datasets import LOADERS
 from .generation import PRECISIONS
 from .network import NETWORKS
@@ -63,6 +64,21 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("a", help="a .safetensors file: a torch state dict")
     compare.add_argument("b", help="another")
     compare.add_argument("--json", action="store_true", help="print JSON")
+
+    cross = commands.add_parser(
+        "cross",
+        help="train the weight classifier on one set, test it on another",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    cross.add_argument("a", help="folder of a stored weight set")
+    cross.add_argument("b", help="another of the same tasks")
+    cross.add_argument("--features", default="chain", choices=FEATURES, help="what the classifier reads")
+    cross.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
+    cross.add_argument("--seed", type=int, default=0, help="of the splits")
+    cross.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
+    cross.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
+    cross.add_argument("--out", help="folder for cross.json and cross.svg")
+    cross.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
     search = commands.add_parser("search", help="the networks of a set that are closest to one")
     search.add_argument("query", help="a .safetensors file: a torch state dict")
@@ -185,6 +201,19 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cross(args: argparse.Namespace) -> int:
+    from . import cross
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    how = {name: getattr(args, name) for name in ("features", "classifier", "seed", "backend", "device")}
+    result = cross(args.a, args.b, **how)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
 def _search(args: argparse.Namespace) -> int:
     from .searching import search, table
 
@@ -234,6 +263,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": _generate,
     "verify": _verify,
     "compare": _compare,
+    "cross": _cross,
     "search": _search,
     "info": _info,
 }

@@ -96,6 +96,26 @@ def _intervals(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str
     ax.errorbar(x, y, yerr=reach, color=colour, marker=mark, ms=6, ls="none", capsize=3, label=label)
 
 
+def crossing(numbers: dict[str, Any]) -> str:
+    """Accuracies of a cross-network validation, a panel a protocol and tested set: its own classifier, the other's."""
+    cells = numbers["cells"]
+    panels = list(dict.fromkeys((c["protocol"], c["tested_on"]) for c in cells))
+    figure, axes = _axes(10, 3.2, 1, len(panels), sharey=True)
+    for ax, (protocol, tested) in zip(axes[0], panels, strict=True):
+        own = [c for c in cells if (c["protocol"], c["tested_on"]) == (protocol, tested)]
+        for shift, within, look in ((-0.1, True, ("#0072B2", "o")), (0.1, False, ("#D55E00", "^"))):
+            family = [c for c in own if (c["trained_on"] == tested) == within]
+            label = "trained on the tested set" if within else "trained on the other"
+            _intervals(ax, [c["chain"] + shift for c in family], family, *look, label)
+        ax.axhline(100 * own[0]["chance"], ls=":", label="chance", **RULE)
+        ax.set(title=f"{protocol}, {numbers[tested]['network']} ({tested})", xlabel="chain", ylim=(-3, 103))
+        ax.set_xticks(sorted({c["chain"] for c in own}))
+        ax.margins(x=0.15)
+    axes[0, 0].set_ylabel("accuracy, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return _svg(figure, "cross", "Accuracy within and across two weight sets with exact 95 % intervals")
+
+
 def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
     """Accuracies of controls, a panel each with its chance line."""
     names = list(dict.fromkeys(c["control"] for c in rows))

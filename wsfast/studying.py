@@ -22,7 +22,7 @@ from .layer_statistics import layer_statistics, parameters_up_to, statistics_ker
 from .protocols import CLASSIFIERS, classification, permutation_test, retrieval_split
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
 from .table import TITLES, table
-from .weights import WeightSet
+from .weights import WeightSet, usable
 
 SCHEMA = 1
 
@@ -112,7 +112,7 @@ def study(
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
     start = time.perf_counter()
-    good = _usable("study", zoo)
+    good = usable("study", zoo)
     retrieval_split(good.labels, seed)  # too few tasks are found before anything is computed
     others = {name: _control_set(name, other) for name, other in (controls or {}).items()}
     seeds, resamples = (range(seed, seed + 1), 0) if quick else (range(seed, seed + SPLIT_SEEDS), RESAMPLES)
@@ -173,20 +173,11 @@ def study(
 def _control_set(name: str, zoo: WeightSet) -> WeightSet:
     if name in ("A/A", "untrained"):
         raise ValueError(f"study: control {name!r}: the name is taken (choose another)")
-    good = _usable(f"study: control {name!r}", zoo)
+    good = usable(f"study: control {name!r}", zoo)
     tasks = np.unique(good.labels)
     if len(tasks) < 2:
         raise ValueError(f"study: control {name!r}: want at least 2 tasks, got {len(tasks)}")
     return good
-
-
-def _usable(what: str, zoo: WeightSet) -> WeightSet:
-    if not isinstance(zoo, WeightSet):
-        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
-    bad = zoo.diverged
-    if bad.all():
-        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
-    return zoo[~bad] if bad.any() else zoo
 
 
 def _skipped(plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:

@@ -178,3 +178,13 @@ class WeightSet:
         if not -len(self) <= i < len(self):
             raise IndexError(f"to_torch: network must be 0..{len(self) - 1}, got {i}")
         return to_module(self.network, {name: array[i] for name, array in self.parameters.items()})
+
+
+def usable(what: str, zoo: WeightSet) -> WeightSet:
+    """The set without its diverged networks; TypeError for anything else, ValueError where none is left."""
+    if not isinstance(zoo, WeightSet):
+        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
+    bad = zoo.diverged
+    if bad.all():
+        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
+    return zoo[~bad] if bad.any() else zoo
