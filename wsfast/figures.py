@@ -17,11 +17,18 @@ if TYPE_CHECKING:
     from .studying import StudyResult
 
 # Okabe and Ito, safe for colour-blind eyes
-COLOURS = {"chain": "#0072B2", "chain_unit": "#009E73", "raw": "#D55E00", "statistics": "#CC79A7"}
-MARKS = {"chain": "o", "chain_unit": "s", "raw": "^", "statistics": "v"}
+COLOURS = {
+    "chain": "#0072B2",
+    "chain_unit": "#009E73",
+    "chain_folded": "#E69F00",
+    "raw": "#D55E00",
+    "statistics": "#CC79A7",
+}
+MARKS = {"chain": "o", "chain_unit": "s", "chain_folded": "D", "raw": "^", "statistics": "v"}
 WIDTHS = {
     "chain": 3.6,
     "chain_unit": 1.8,
+    "chain_folded": 1.2,
     "raw": 1.2,
     "statistics": 1.2,
 }  # equal curves lie on top of each other: the lower one is wider
@@ -59,13 +66,14 @@ def accuracy(result: "StudyResult") -> str:
     """Accuracy of every chain and feature with its exact interval: a column a protocol, the top enlarged above."""
     cells, alpha = result.numbers["cells"], result.numbers["alpha"]
     panels = list(dict.fromkeys((c["protocol"], c["classifier"]) for c in cells))
+    titles = _titles(cells)
     figure, axes = _axes(10, 5.6, 2, len(panels), sharey="row", sharex="col", height_ratios=[1, 1.4])
     for column, (protocol, classifier) in zip(axes.T, panels, strict=True):
         own = [c for c in cells if (c["protocol"], c["classifier"]) == (protocol, classifier)]
         for ax in column:
-            for k, features in enumerate(TITLES):
+            for k, features in enumerate(titles):
                 family = [c for c in own if c["features"] == features]
-                x = [c["chain"] + 0.18 * (k - 1.5) for c in family]
+                x = [c["chain"] + 0.18 * (k - (len(titles) - 1) / 2) for c in family]
                 _splits(ax, x, family, COLOURS[features])
                 _intervals(ax, x, family, COLOURS[features], MARKS[features], TITLES[features])
             ax.axhline(100 * (1 - alpha), ls="--", label="1 − α", **RULE)
@@ -79,6 +87,11 @@ def accuracy(result: "StudyResult") -> str:
     axes[1, 0].set(ylim=(-3, 103), ylabel="accuracy, %")
     figure.legend(*axes[1, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
     return _svg(figure, "accuracy", "Accuracy of every chain and feature with exact 95 % intervals")
+
+
+def _titles(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The titles of the features that rows are of."""
+    return {features: TITLES[features] for features in dict.fromkeys(row["features"] for row in rows)}
 
 
 def _splits(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str) -> None:
@@ -138,8 +151,9 @@ def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
 def distances(result: "StudyResult") -> str:
     """Cosine distances of pairs within and between tasks: median, half and nine tenths of them, a panel a feature."""
     rows = result.numbers["distances"]
-    figure, axes = _axes(10, 2.9, 1, len(TITLES), sharex=True)
-    for ax, (features, title) in zip(axes[0], TITLES.items(), strict=True):
+    titles = _titles(rows)
+    figure, axes = _axes(10, 2.9, 1, len(titles), sharex=True)
+    for ax, (features, title) in zip(axes[0], titles.items(), strict=True):
         own = [d for d in rows if d["features"] == features]
         for shift, pairs, look in ((-0.14, "within", {"color": "#0072B2"}), (0.14, "between", {"color": "#E69F00"})):
             x = np.array([d["chain"] for d in own]) + shift

@@ -88,6 +88,13 @@ class Network:
     def parameter(self, name: str) -> Parameter:
         return next(p for p in self.parameters if p.name == name)
 
+    def norm_after(self, weight: str) -> Layer | None:
+        """The BatchNorm between a weight's layer and the next layer with a weight, None where there is none."""
+        layers = iter(self.layers)
+        next(layer for layer in layers if any(p.name == weight for p in layer.parameters))
+        after = next((layer for layer in layers if layer.parameters), None)
+        return after if after and after.op == "batchnorm" else None
+
     def chain(self, number: int) -> tuple[Parameter, ...]:
         """The weights of chain `number` (1 is the first)."""
         if not isinstance(number, (int, np.integer)) or not 1 <= number <= len(self.chains):

@@ -13,7 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import provenance
-from .chains import feature_kernel
+from .chains import feature_kernel, features_of
 from .controls import against_chance, split_one_task
 from .distance import permanova, spread
 from .files import writable_folder, write_whole
@@ -91,10 +91,11 @@ def study(
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
-    For every chain and four features (chain Gram, chain Gram of unit columns, raw layer, per-layer statistics):
-    classification within tasks and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and
-    p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
-    spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
+    For every chain and every feature (chain Gram; of unit columns; with BatchNorm folded in, where the network has it;
+    raw layer; per-layer statistics): classification within tasks and retrieval on unseen tasks, learned and by plain
+    cosine, with exact intervals and p-values, intervals by resampling tasks and PERMANOVA on the distances; for the
+    chain Gram and for plain cosine, the spread over 5 split seeds. Controls: A/A and untrained networks, which must be
+    at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
     training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
@@ -122,10 +123,11 @@ def study(
     cells, distances, must, informative = [], [], [], []
     curves: dict[tuple[str, int, str], np.ndarray] = {}
     kernel = np.empty((0, 0))
-    steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
+    asked = (*features_of(zoo.network), "statistics")
+    steps = (len(asked) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
     with tqdm(total=steps, desc="study", unit="kernel", disable=None if progress is None else not progress) as bar:
         of = _Features(good, backend, device)
-        for features, chain in product(TITLES, chains):
+        for features, chain in product(asked, chains):
             bar.set_postfix_str(f"{TITLES[features]} {chain}")
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}

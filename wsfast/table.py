@@ -33,9 +33,10 @@ def table(n: dict[str, Any]) -> str:
             if "split_seeds" in family[0]:
                 seeds = len(family[0]["split_seeds"]["seeds"])
                 lines.append(_row(f"  {seeds} splits, mean", "", "", "", map(_over_seeds, family)))
-    for features, title in TITLES.items():
+    for features in dict.fromkeys(d["features"] for d in n["distances"]):
         family = [d for d in n["distances"] if d["features"] == features]
-        lines.append(_row(title, "PERMANOVA R2", "", percent(family[0]["r2_chance"]), map(_permanova, family)))
+        chance = percent(family[0]["r2_chance"])
+        lines.append(_row(TITLES[features], "PERMANOVA R2", "", chance, map(_permanova, family)))
     for kind, rows in (("control", n["controls"]), ("reads", n["informative_controls"])):
         for name in dict.fromkeys(c["control"] for c in rows):
             family = [c for c in rows if c["control"] == name]
