@@ -9,6 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import backends, provenance
+from .asymmetry import fixed_entries, gates, is_asymmetric
 from .kernels.numba.threads import available, unordered
 from .network import Network, cnn_layers, gru_width, mlp_layers
 from .network import network as named_network
@@ -196,6 +197,8 @@ def _on_gpu(
     tick: Callable[[float], Any],
 ) -> Iterator[Batch]:
     op, layers, shape, pad = _trained_by(network, tasks, recipe)
+    if is_asymmetric(network):
+        raise ValueError(f"generate: the triton kernels train no fixed weights or gates, as {network.name} has (a CPU)")
     chunks = backends.load(op, "triton", device).train_chunks(
         tasks.x,
         [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
@@ -230,6 +233,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
     key = np.uint64(seed)  # one type for every seed, one compilation
+    apart = *fixed_entries(network), *(gates(network) if name == "train_mlp" else ())
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]
@@ -251,6 +255,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
             key,
             t,
             r,
+            *apart,
         )
 
     return train
@@ -304,6 +309,7 @@ def untrained(zoo: WeightSet) -> WeightSet:
     Sets that were not generated here get fresh initial weights of their declaration, one per (label, repeat).
     """
     from .kernels.numba.philox import INIT, uniform
+    from .reference.asymmetric import hold
 
     seed = zoo.info.get("seed", 0)
     parameters = {}
@@ -315,4 +321,7 @@ def untrained(zoo: WeightSet) -> WeightSet:
             else:
                 array[i] = uniform(p.size, p.bound, np.uint64(seed), task, repeat, INIT, item).reshape(p.shape)
         parameters[p.name] = array
+    fixed = fixed_entries(zoo.network)
+    for i in range(len(zoo)):
+        hold([array[i] for array in parameters.values()], *fixed)
     return WeightSet(zoo.network, parameters, zoo.labels, zoo.repeats, zoo.task_names, info={"seed": seed})

@@ -34,6 +34,7 @@ from .batchnorm import (
     window_gradient,
 )
 from .convolution import convolve_row, data_gradient_row, pitch, weight_gradient_row
+from .fixed import hold, release
 from .gemm import padded, transpose, zeros
 from .jit import jit, leaf
 from .loss import DRAIN, cross_entropy, drain, right
@@ -275,7 +276,26 @@ def _head_backward(u, batch, p, d, at_p, classes, features, gradient, b_pad, at_
 def _step(p, d, v, lr, momentum, decay):
     for i in range(len(p)):
         v[i] = momentum * v[i] + (d[i] + decay * p[i])
-        p[i] -= lr * v[i]
+        p[i] = p[i] - lr * v[i] if v[i] == v[i] else p[i]
+
+
+@jit
+def _held(plan, branches, sizes, shortcuts, out, head, fixed_at):
+    """Where the weights at fixed_at of the result lie in p."""
+    held_at, classes, last = np.empty_like(fixed_at), sizes[-1], plan[len(shortcuts), C]
+    for h in range(len(fixed_at)):
+        if fixed_at[h] >= out:
+            i, j = divmod(fixed_at[h] - out, classes)
+            held_at[h] = head + j * last + i
+        for k in range(len(shortcuts)):
+            for side in range(1 + shortcuts[k]):
+                u, t, n_out = plan[k], branches[k, side], sizes[k + 1]
+                area, at = t[SIZE] * t[SIZE], fixed_at[h] - t[OUT]
+                if 0 <= at < sizes[k] * area * n_out:
+                    row, j = divmod(at, n_out)
+                    i, q = divmod(row, area)
+                    held_at[h] = t[P] + (q * u[C] + i) * u[N] + j
+    return held_at
 
 
 @jit
@@ -309,10 +329,12 @@ def _export(p, s, u, t, c, n_out, out):
 
 @jit
 def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, strides, norm_last, pools, shortcuts,
-              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
+              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at,
+              fixed_to):  # fmt: skip
     """One network's whole run, arguments and results as `wsfast.reference.cnn.train_cnn`, in float32.
 
-    x uint8 or float32 [n, c h w]; rows, labels, sizes, strides, flags, shape int64; slopes, scale, shift, lr float32.
+    x uint8 or float32 [n, c h w]; rows, labels, sizes, strides, flags, shape int64; slopes, scale, shift, lr float32;
+    fixed_at int64, ascending, of weights; fixed_to float32.
     """
     layers, classes, n, epochs = len(slopes), sizes[-1], len(train_rows), len(lr)
     momentum, decay = np.float32(momentum), np.float32(weight_decay)
@@ -342,6 +364,9 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             p[head + k * last[C] + i] = draw[i * classes + k]
     p[bias : bias + classes] = philox.uniform(classes, bound, seed, task, repeat, philox.INIT, item + 1)
 
+    held_at = _held(plan, branches, sizes, shortcuts, out, head, fixed_at)
+    hold(p, v, held_at, fixed_to)
+
     loss_curve = np.zeros(epochs)
     crops = np.zeros((1, 3), np.int64)
     for epoch in range(epochs):
@@ -364,6 +389,8 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             if undrained == DRAIN or start + batch_size >= n:
                 total, undrained = total + drain(products, losses), 0
         loss_curve[epoch] = total / n
+
+    release(p, v, held_at, fixed_to)
 
     record, training, whole = np.full(4, np.nan), epochs < 0, min(pad, -1)  # constants would each be compiled anew
     for split in range(2):
