@@ -80,6 +80,19 @@ def parser() -> argparse.ArgumentParser:
     cross.add_argument("--out", help="folder for cross.json and cross.svg")
     cross.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
+    connect = commands.add_parser(
+        "connectivity",
+        help="loss on the straight lines between the networks of a task",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    connect.add_argument("zoo", help="folder of a generated weight set")
+    connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
+    connect.add_argument("--points", type=int, default=25, help="on a line")
+    connect.add_argument("--seed", type=int, default=0, help="of the pairs")
+    connect.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    connect.add_argument("--out", help="folder for connectivity.json and barriers.svg")
+    connect.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
     search = commands.add_parser("search", help="the networks of a set that are closest to one")
     search.add_argument("query", help="a .safetensors file: a torch state dict")
     search.add_argument("--zoo", required=True, help="folder of a stored weight set")
@@ -214,6 +227,18 @@ def _cross(args: argparse.Namespace) -> int:
     return 0
 
 
+def _connectivity(args: argparse.Namespace) -> int:
+    from . import connectivity
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    result = connectivity(args.zoo, pairs=args.pairs, points=args.points, seed=args.seed, root=args.data_root)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
 def _search(args: argparse.Namespace) -> int:
     from .searching import search, table
 
@@ -264,6 +289,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "verify": _verify,
     "compare": _compare,
     "cross": _cross,
+    "connectivity": _connectivity,
     "search": _search,
     "info": _info,
 }

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from .table import TITLES
 
 if TYPE_CHECKING:
+    from .connecting import ConnectivityResult
     from .studying import StudyResult
 
 # Okabe and Ito, safe for colour-blind eyes
@@ -35,6 +36,7 @@ WIDTHS = {
 PIXELS = 900  # of the heat map
 SHOWN = 4 * PIXELS  # networks in the heat map
 EMBEDDED = 600  # networks in the embedding
+LINES = {"init": "from initialisation", "naive": "between networks", "aligned": "between aligned networks"}
 RULE = {"color": "#555", "lw": 1, "zorder": 0}
 
 
@@ -127,6 +129,21 @@ def crossing(numbers: dict[str, Any]) -> str:
     axes[0, 0].set_ylabel("accuracy, %")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return _svg(figure, "cross", "Accuracy within and across two weight sets with exact 95 % intervals")
+
+
+def barriers(result: "ConnectivityResult") -> str:
+    """Loss and error along lines: median and 5-95 % of the pairs, a panel a split and measure, a colour a line."""
+    panels = list(dict.fromkeys(key[1:] for key, curve in result.curves.items() if np.isfinite(curve).all()))
+    figure, axes = _axes(10, 3.2, 1, len(panels))
+    for ax, (split, measure) in zip(axes[0], panels, strict=True):
+        for line, colour in (("init", "#999999"), ("naive", "#D55E00"), ("aligned", "#0072B2")):
+            if (line, split, measure) in result.curves:
+                low, middle, high = np.percentile(result.curves[line, split, measure], [5, 50, 95], axis=0)
+                ax.fill_between(result.points, low, high, color=colour, alpha=0.2, lw=0)
+                ax.plot(result.points, middle, color=colour, label=LINES[line])
+        ax.set(title=f"{split} {measure}", xlabel="t", xlim=(0, 1))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return _svg(figure, "barriers", "Loss and error on straight lines between networks, median and 5-95 % of pairs")
 
 
 def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
