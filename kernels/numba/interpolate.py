@@ -13,7 +13,7 @@ from .loss import cross_entropy, drain, right
 from .mlp import A_AT, N_AT, block, forward, layer_places, load_batch, output, pad_vector, plan_layers
 from .tile import LANES
 
-SAMPLES, IMAGES = 256, 64  # at a time, at most
+SAMPLES, IMAGES = 384, 64  # at a time, at most
 
 
 @leaf
