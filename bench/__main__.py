@@ -8,6 +8,7 @@ from typing import Any
 from bench import (
     bench_chain_kernel,
     bench_classifier,
+    bench_interpolate,
     bench_train_cnn,
     bench_train_gru,
     bench_train_mlp,
@@ -23,6 +24,7 @@ SUITES = {
     "train_gru": bench_train_gru,
     "chains": bench_chain_kernel,
     "classifier": bench_classifier,
+    "interpolate": bench_interpolate,
 }
 
 

@@ -9,6 +9,8 @@ if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ 
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
 from .comparing import compare  # noqa: E402
+from .connecting import connectivity  # noqa: E402
+from .crossing import cross  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
@@ -30,6 +32,8 @@ __all__ = [
     "chain_gram",
     "chain_kernel",
     "compare",
+    "connectivity",
+    "cross",
     "generate",
     "network",
     "search",

@@ -8,6 +8,8 @@ OPS = {  # op -> the file that holds it, in every backend
     "train_mlp": "mlp",
     "train_cnn": "cnn",
     "train_gru": "gru",
+    "interpolate_mlp": "interpolate",
+    "interpolate_cnn": "interpolate",
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
@@ -20,7 +22,9 @@ PACKAGES = {
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-LACKS = {"triton": ("train_gru", "dual_sgd")}  # the ops that a backend does not have
+LACKS = {  # the ops that a backend does not have
+    "triton": ("train_gru", "interpolate_mlp", "interpolate_cnn", "dual_sgd"),
+}
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

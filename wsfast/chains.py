@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from . import backends, cluster
-from .network import Parameter
+from .network import Network, Parameter
+from .reference.batchnorm import EPS
 from .weights import WeightSet
 
 GRAM_LIMIT = 4 << 30  # bytes; beyond this a Gram array is a mistake, not a wish
@@ -26,6 +27,7 @@ def chain_factor(
     *,
     row_normalize: bool = False,
     column_normalize: bool = False,
+    fold_norm: bool = False,
     backend: str | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
@@ -33,11 +35,14 @@ def chain_factor(
 
     chain: l, from 1. row_normalize: every weight's rows to unit length first where l >= 2, as the paper's code does for
     MLPs (its text does not). column_normalize: every column of X_l to unit length, which also removes positive
-    rescaling between layers. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda".
-    ValueError for a chain that the network does not have.
+    rescaling between layers. fold_norm: every W_k's outputs first multiplied by gamma / sqrt(variance + 1e-5) of the
+    BatchNorm that follows it, before or after the activation: a scale that BatchNorm takes out again is then no part of
+    the chain. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda". ValueError for a
+    chain that the network does not have, and for fold_norm where it has no BatchNorm.
     """
     gram = backends.load("chain_factor", backend, device)
-    return gram.host(gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize))
+    weights = _weights(zoo, chain, row_normalize, fold_norm)
+    return gram.host(gram.chain_factor(weights, row_normalize, column_normalize))
 
 
 def _matrix(p: Parameter, array: np.ndarray, chain: int) -> np.ndarray:
@@ -63,6 +68,7 @@ def chain_gram(
     *,
     row_normalize: bool = False,
     column_normalize: bool = False,
+    fold_norm: bool = False,
     backend: str | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
@@ -78,7 +84,7 @@ def chain_gram(
             f"{GRAM_LIMIT / 2**30:.0f} (use chain_kernel, which never holds it, or fewer networks)"
         )
     gram = backends.load("chain_gram", backend, device)
-    x = gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize)
+    x = gram.chain_factor(_weights(zoo, chain, row_normalize, fold_norm), row_normalize, column_normalize)
     return gram.host(gram.chain_gram(x))
 
 
@@ -89,6 +95,7 @@ def chain_kernel(
     *,
     row_normalize: bool = False,
     column_normalize: bool = False,
+    fold_norm: bool = False,
     cosine: bool = False,
     form: str = "auto",
     backend: str | None = None,
@@ -120,8 +127,8 @@ def chain_kernel(
         form = cheaper_form(len(a), len(a if b is None else b), d, r)
     size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
     kernel = _Kernel(
-        lambda zoo: zoo.network.chain(chain),
-        lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, run)],
+        lambda zoo: _needed(zoo.network, chain, fold_norm),
+        lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, fold_norm, run)],
         lambda weights: gram().chain_factor(weights, row_normalize, column_normalize),
         lambda x, y: gram().chain_kernel(x, y, form, cosine),
         size,
@@ -129,12 +136,38 @@ def chain_kernel(
     return _all_pairs(a, b, kernel, memory, device, engine, address)
 
 
-def _weights(zoo: WeightSet, chain: int, row_normalize: bool, run: slice = slice(None)) -> list[np.ndarray]:
+def _weights(
+    zoo: WeightSet, chain: int, row_normalize: bool, fold_norm: bool, run: slice = slice(None)
+) -> list[np.ndarray]:
     """The weights of the chain of a run of networks, each [n, n_in, *offsets, n_out]."""
     weights = zoo.network.chain(chain)
+    if fold_norm and not has_norm(zoo.network, chain):
+        raise ValueError(f"chain_factor: fold_norm wants BatchNorm, chain {chain} of {zoo.network.name} has none")
     if row_normalize and any(len(p.shape) != 2 for p in weights):
         raise ValueError(f"chain_factor: row_normalize is for fully connected chains, {zoo.network.name} has others")
-    return [_matrix(p, zoo.parameters[p.name][run], chain) for p in weights]
+    arrays = (_folded(zoo, p, run) if fold_norm else zoo.parameters[p.name][run] for p in weights)
+    return [_matrix(p, array, chain) for p, array in zip(weights, arrays, strict=True)]
+
+
+def _needed(network: Network, chain: int, fold_norm: bool) -> list[Parameter]:
+    """What _weights reads."""
+    weights = network.chain(chain)
+    norms = [norm for p in weights if fold_norm and (norm := network.norm_after(p.name))]
+    return [*weights, *(p for norm in norms for p in norm.parameters)]
+
+
+def has_norm(network: Network, chain: int) -> bool:
+    return any(network.norm_after(p.name) for p in network.chain(chain))
+
+
+def _folded(zoo: WeightSet, p: Parameter, run: slice) -> np.ndarray:
+    """A weight, each of its output units multiplied by the gain of the BatchNorm behind it, if there is one."""
+    array, norm = zoo.parameters[p.name][run], zoo.network.norm_after(p.name)
+    if norm is None:
+        return array
+    gamma, _, _, variance = (np.asarray(zoo.parameters[each.name][run]) for each in norm.parameters)
+    gain = gamma / np.sqrt(variance + np.float32(EPS))
+    return np.asarray(array) * gain.reshape(len(gain), *[1] * (len(p.shape) - 1), -1)
 
 
 def _in_memory(array: np.ndarray) -> np.ndarray:
@@ -293,6 +326,13 @@ def chain_width(zoo: WeightSet, chain: int) -> int:
     return d
 
 
+def chain_shape(features: str, zoo: WeightSet, chain: int) -> tuple[int, ...]:
+    """Shape of one network's feature, the same in sets that can be compared: (d, d) of a Gram, a raw weight's own."""
+    if features == "raw":
+        return zoo.network.chain(chain)[-1].shape
+    return (chain_width(zoo, chain),) * 2
+
+
 def raw_layer(zoo: WeightSet, layer: int) -> np.ndarray:
     """The last weight of chain `layer` alone, flattened: float32 [N, n_in * n_out], the paper's unnormalised baseline.
 
@@ -337,8 +377,18 @@ def raw_kernel(
     return _all_pairs(a, b, kernel, memory, "cpu", engine, address)
 
 
-TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "raw": "raw layer"}
+CHAINS: dict[str, dict[str, Any]] = {  # features that are a chain, and how
+    "chain": {},
+    "chain_unit": {"column_normalize": True},
+    "chain_folded": {"fold_norm": True},
+}
+TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "chain_folded": "chain, BN folded", "raw": "raw layer"}
 FEATURES = tuple(TITLES)
+
+
+def features_of(network: Network) -> tuple[str, ...]:
+    """The features that every chain of a network has: "chain_folded" needs BatchNorm."""
+    return tuple(name for name in FEATURES if name != "chain_folded" or has_norm(network, 1))
 
 
 def feature_kernel(
@@ -354,8 +404,9 @@ def feature_kernel(
     engine: str = "local",
     address: str | None = None,
 ) -> np.ndarray:
-    """The N x N kernel of a named feature: "chain", "chain_unit" (unit columns) or "raw" (the layer alone, on the CPU).
+    """The N x N kernel of a named feature.
 
+    "chain", "chain_unit" (unit columns), "chain_folded" (BatchNorm folded in), or "raw" (the layer alone, on the CPU).
     The other arguments as chain_kernel.
     """
     if features not in FEATURES:
@@ -368,7 +419,7 @@ def feature_kernel(
         a,
         b,
         chain,
-        column_normalize=features == "chain_unit",
+        **CHAINS[features],
         cosine=cosine,
         backend=backend,
         device=device,

@@ -13,6 +13,7 @@ from typing import Any
 
 from . import __version__
 from .backends import DEFAULT, PACKAGES, interpreting, missing
+from .chains import FEATURES
 from .cluster import ENGINES
 from .datasets import LOADERS
 from .events import LOG, JsonLines, emit
@@ -77,6 +78,34 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("a", help=f"a state dict: {', '.join(SUFFIXES)}")
     compare.add_argument("b", help="another")
     compare.add_argument("--json", action="store_true", help="print JSON")
+
+    cross = commands.add_parser(
+        "cross",
+        help="train the weight classifier on one set, test it on another",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    cross.add_argument("a", help="folder of a stored weight set")
+    cross.add_argument("b", help="another of the same tasks")
+    cross.add_argument("--features", default="chain", choices=FEATURES, help="what the classifier reads")
+    cross.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
+    cross.add_argument("--seed", type=int, default=0, help="of the splits")
+    cross.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
+    cross.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
+    cross.add_argument("--out", help="folder for cross.json and cross.svg")
+    cross.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+    connect = commands.add_parser(
+        "connectivity",
+        help="loss on the straight lines between the networks of a task",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    connect.add_argument("zoo", help="folder of a generated weight set")
+    connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
+    connect.add_argument("--points", type=int, default=25, help="on a line")
+    connect.add_argument("--seed", type=int, default=0, help="of the pairs")
+    connect.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    connect.add_argument("--out", help="folder for connectivity.json and barriers.svg")
+    connect.add_argument("--json", action="store_true", help="print JSON instead of the table")
 
     search = commands.add_parser("search", help="the networks of a set that are closest to one")
     search.add_argument("query", help=f"a state dict: {', '.join(SUFFIXES)}")
@@ -245,6 +274,31 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cross(args: argparse.Namespace) -> int:
+    from . import cross
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    how = {name: getattr(args, name) for name in ("features", "classifier", "seed", "backend", "device")}
+    result = cross(args.a, args.b, **how)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
+def _connectivity(args: argparse.Namespace) -> int:
+    from . import connectivity
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    result = connectivity(args.zoo, pairs=args.pairs, points=args.points, seed=args.seed, root=args.data_root)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
 def _search(args: argparse.Namespace) -> int:
     from .searching import search, table
 
@@ -298,6 +352,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": _generate,
     "verify": _verify,
     "compare": _compare,
+    "cross": _cross,
+    "connectivity": _connectivity,
     "search": _search,
     "info": _info,
 }

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import backends, cluster, provenance
+from .asymmetry import fixed_entries, gates, is_asymmetric
 from .events import Progress
 from .kernels.numba.threads import available, unordered
 from .lazy import Lazy
@@ -228,8 +229,10 @@ def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float],
 
 
 def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[Batch]:
-    tasks, recipe = work.tasks, work.recipe
+    tasks, recipe, name = work.tasks, work.recipe, work.network.name
     op, layers, shape, pad = _trained_by(work.network, tasks, recipe)
+    if is_asymmetric(work.network):
+        raise ValueError(f"generate: the triton kernels train no fixed weights or gates, as {name} has (a CPU)")
     chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
         [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
@@ -290,6 +293,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
     key = np.uint64(seed)  # one type for every seed, one compilation
+    apart = *fixed_entries(network), *(gates(network) if name == "train_mlp" else ())
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]
@@ -311,6 +315,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
             key,
             t,
             r,
+            *apart,
         )
 
     return train
@@ -368,10 +373,13 @@ def untrained(zoo: WeightSet) -> WeightSet:
     Sets that were not generated here get fresh initial weights of their declaration, one per (label, repeat).
     """
     seed, rows = zoo.info.get("seed", 0), np.arange(len(zoo))
-    parameters = {
-        p.name: Lazy(partial(_initial, p, item, seed, zoo.labels, zoo.repeats), p.shape, rows)
-        for item, p in enumerate(zoo.network.parameters)
-    }
+    at, to = fixed_entries(zoo.network)
+    parameters, start = {}, 0
+    for item, p in enumerate(zoo.network.parameters):
+        own = (at >= start) & (at < start + p.size)
+        read = partial(_initial, p, item, seed, zoo.labels, zoo.repeats, at[own] - start, to[own])
+        parameters[p.name] = Lazy(read, p.shape, rows)
+        start += p.size
     return WeightSet(
         zoo.network,
         parameters,  # type: ignore[arg-type]  # Lazy stands for an array
@@ -383,8 +391,16 @@ def untrained(zoo: WeightSet) -> WeightSet:
 
 
 def _initial(
-    p: Parameter, item: int, seed: int, labels: np.ndarray, repeats: np.ndarray, rows: np.ndarray
+    p: Parameter,
+    item: int,
+    seed: int,
+    labels: np.ndarray,
+    repeats: np.ndarray,
+    at: np.ndarray,
+    to: np.ndarray,
+    rows: np.ndarray,
 ) -> np.ndarray:
+    """One parameter of these networks; its entries `at` are fixed to `to`."""
     from .kernels.numba.philox import INIT, uniform
 
     out = np.empty((len(rows), *p.shape), np.float32)
@@ -393,4 +409,5 @@ def _initial(
             out[i] = p.fill
         else:
             out[i] = uniform(p.size, p.bound, np.uint64(seed), labels[row], repeats[row], INIT, item).reshape(p.shape)
+    out.reshape(len(rows), -1)[:, at] = to
     return out

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import cluster, provenance
-from .chains import feature_kernel
+from .chains import feature_kernel, features_of
 from .controls import against_chance, split_one_task
 from .distance import permanova, spread
 from .events import Progress
@@ -22,7 +22,7 @@ from .layer_statistics import layer_statistics, parameters_up_to, statistics_ker
 from .protocols import CLASSIFIERS, classification, permutation_test, retrieval_split
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
 from .table import TITLES, table
-from .weights import WeightSet
+from .weights import WeightSet, usable
 
 SCHEMA = 1
 
@@ -95,10 +95,11 @@ def study(
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
-    For every chain and four features (chain Gram, chain Gram of unit columns, raw layer, per-layer statistics):
-    classification within tasks and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and
-    p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
-    spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
+    For every chain and every feature (chain Gram; of unit columns; with BatchNorm folded in, where the network has it;
+    raw layer; per-layer statistics): classification within tasks and retrieval on unseen tasks, learned and by plain
+    cosine, with exact intervals and p-values, intervals by resampling tasks and PERMANOVA on the distances; for the
+    chain Gram and for plain cosine, the spread over 5 split seeds. Controls: A/A and untrained networks, which must be
+    at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
     training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
@@ -118,7 +119,7 @@ def study(
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
     start = time.perf_counter()
-    good = _usable("study", zoo)
+    good = usable("study", zoo)
     retrieval_split(good.labels, seed)  # too few tasks are found before anything is computed
     others = {name: _control_set(name, other) for name, other in (controls or {}).items()}
     seeds, resamples = (range(seed, seed + 1), 0) if quick else (range(seed, seed + SPLIT_SEEDS), RESAMPLES)
@@ -128,12 +129,13 @@ def study(
     cells, distances, must, informative = [], [], [], []
     curves: dict[tuple[str, int, str], np.ndarray] = {}
     kernel = np.empty((0, 0))
-    steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
+    asked = (*features_of(zoo.network), "statistics")
+    steps = (len(asked) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
     cluster.checked("study", engine, address)
     machines: dict[str, Any] = {"engine": engine, "address": address}
     with Progress("study", steps, "kernel", progress) as said:
         of = _Features(good, backend, device, memory, **machines)
-        for features, chain in product(TITLES, chains):
+        for features, chain in product(asked, chains):
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}
             own = []
@@ -181,20 +183,11 @@ def study(
 def _control_set(name: str, zoo: WeightSet) -> WeightSet:
     if name in ("A/A", "untrained"):
         raise ValueError(f"study: control {name!r}: the name is taken (choose another)")
-    good = _usable(f"study: control {name!r}", zoo)
+    good = usable(f"study: control {name!r}", zoo)
     tasks = np.unique(good.labels)
     if len(tasks) < 2:
         raise ValueError(f"study: control {name!r}: want at least 2 tasks, got {len(tasks)}")
     return good
-
-
-def _usable(what: str, zoo: WeightSet) -> WeightSet:
-    if not isinstance(zoo, WeightSet):
-        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
-    bad = zoo.diverged
-    if bad.all():
-        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
-    return zoo[~bad] if bad.any() else zoo
 
 
 def _skipped(plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:

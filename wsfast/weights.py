@@ -192,3 +192,13 @@ def diverged(network: Network, flat: np.ndarray) -> np.ndarray:
 def _wild(p: Parameter, array: np.ndarray) -> np.ndarray:
     largest = np.abs(array).reshape(len(array), -1).max(axis=1, initial=0)
     return ~((largest <= DIVERGED) if p.trained else np.isfinite(largest))  # a NaN fails every comparison
+
+
+def usable(what: str, zoo: WeightSet) -> WeightSet:
+    """The set without its diverged networks; TypeError for anything else, ValueError where none is left."""
+    if not isinstance(zoo, WeightSet):
+        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
+    bad = zoo.diverged
+    if bad.all():
+        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
+    return zoo[~bad] if bad.any() else zoo
