@@ -6,6 +6,7 @@ _ROOT = _Path(__file__).resolve().parent.parent
 if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ lie beside this folder
     __path__.append(str(_ROOT))
 
+from .aligning import align  # noqa: E402
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
 from .comparing import compare  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = [
     "TaskSet",
     "WeightClassifier",
     "WeightSet",
+    "align",
     "chain_factor",
     "chain_gram",
     "chain_kernel",

@@ -14,6 +14,7 @@ OPS = {  # op -> the file that holds it, in every backend
     "head": "gram",
     "head_gradient": "gram",
     "dual_sgd": "classifier",
+    "correlation": "correlation",
 }
 PACKAGES = {
     "reference": "wsfast.reference",
