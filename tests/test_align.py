@@ -23,7 +23,7 @@ NETWORKS = {
 def random_set(net, n=3):
     rng = np.random.default_rng([net.size, n])
     parameters = {
-        p.name: (rng.standard_normal((n, *p.shape)) / np.sqrt(5 * np.prod(p.shape[:-1]))).astype(np.float32)
+        p.name: (rng.standard_normal((n, *p.shape)) / np.sqrt(20 * np.prod(p.shape[:-1]))).astype(np.float32)
         for p in net.parameters
     }
     for p in net.parameters:
