@@ -5,7 +5,16 @@ import json
 import re
 from typing import Any
 
-from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_gru, bench_train_mlp, page, peak
+from bench import (
+    bench_chain_kernel,
+    bench_classifier,
+    bench_correlation,
+    bench_train_cnn,
+    bench_train_gru,
+    bench_train_mlp,
+    page,
+    peak,
+)
 from wsfast import provenance
 
 SUITES = {
@@ -14,6 +23,7 @@ SUITES = {
     "train_gru": bench_train_gru,
     "chains": bench_chain_kernel,
     "classifier": bench_classifier,
+    "correlation": bench_correlation,
 }
 
 

@@ -10,6 +10,7 @@ from .aligning import align  # noqa: E402
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
 from .comparing import compare  # noqa: E402
+from .converging import convergence  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
@@ -32,6 +33,7 @@ __all__ = [
     "chain_gram",
     "chain_kernel",
     "compare",
+    "convergence",
     "generate",
     "network",
     "search",

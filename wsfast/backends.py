@@ -15,13 +15,17 @@ OPS = {  # op -> the file that holds it, in every backend
     "head_gradient": "gram",
     "dual_sgd": "classifier",
     "correlation": "correlation",
+    "mutual_information": "information",
+    "lasso_path": "lasso",
 }
 PACKAGES = {
     "reference": "wsfast.reference",
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-LACKS = {"triton": ("train_cnn", "train_gru", "dual_sgd")}  # the ops that a backend does not have
+LACKS = {
+    "triton": ("train_cnn", "train_gru", "dual_sgd", "mutual_information", "lasso_path")
+}  # the ops that a backend does not have
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

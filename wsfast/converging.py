@@ -1,0 +1,280 @@
+"""Do networks trained apart learn the same units? Convergent learning, layer by layer, over many pairs of networks."""
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from . import backends, provenance
+from .activations import activations
+from .files import writable_folder, write_whole
+from .generation import untrained
+from .manifest import read
+from .matching import clusters, described, matching, scores_of, semi_matching
+from .taskset import TaskSet
+from .verifying import trained_on
+from .weights import WeightSet
+
+SCHEMA = 1
+DETAILED = 20  # pairs of a kind whose units are also clustered and predicted
+PENALTIES = np.geomspace(0.5, 0.005, 12)
+SCORES = {"r": "correlation", "mi": "mutual_information"}  # what is matched -> the op
+RUN = 64 << 20  # bytes of one score of the pairs in work
+Kind = tuple[str, dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]  # name, activations of a and b, pairs
+
+
+@dataclass
+class Convergence:
+    """A measurement's numbers (to_dict, as in converge.json) and what its figures are drawn from.
+
+    curves: (pairs, layer) -> float64 [2, units], correlations with the best and with the one-to-one partner, each
+    sorted and averaged over pairs. map: layer, correlations [U, V] of one pair of a task, its units' clusters.
+    """
+
+    numbers: dict[str, Any]
+    curves: dict[tuple[str, str], np.ndarray]
+    map: tuple[str, np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of converge.json."""
+        return self.numbers
+
+    def table(self) -> str:
+        """Every layer and kind of pairs as text."""
+        from .converge_report import table
+
+        return table(self.numbers)
+
+    def save(self, out: str | Path) -> Path:
+        """Write converge.json and converge.html into a folder, each whole or not at all; returns the page's path."""
+        from .converge_report import converge_html
+
+        folder = writable_folder(out)
+        write_whole(folder / "converge.html", converge_html(self))
+        write_whole(folder / "converge.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
+        return folder / "converge.html"
+
+
+def convergence(
+    zoo: WeightSet,
+    inputs: np.ndarray | Sequence[np.ndarray],
+    *,
+    pairs: int = 200,
+    count: int | None = None,
+    seed: int = 0,
+    backend: str | None = None,
+    progress: bool | None = None,
+) -> Convergence:
+    """Do hidden units of one network have counterparts in another? (Li et al., "Convergent Learning", ICLR 2016)
+
+    inputs: [samples, *input_shape] as a network takes them, or a list of arrays (names of one length each); every
+    network answers the same ones (`sample_inputs` takes them from tasks). For each layer and kind of pairs, means and
+    standard deviations over pairs of: r, the mean correlation of a unit with its best partner (semi_r, repeats allowed)
+    and its one-to-one partner (match_r, the matching of largest sum), beside random_r, over all pairs of units, what a
+    random order of the units would give; r_agreement, the share of units for which both partners are the same; the same
+    with mutual information of 8 bins in nats (semi_mi, match_mi, mi_agreement). A unit that answers the same to every
+    input (dead: their share) is left out of these means, but may be a partner, with 0.
+
+    For the first 20 pairs of a kind also: path, predicting each unit of one network from all of the other with an L1
+    penalty, the unexplained share of variance on the half of the inputs that the weights were not fitted to, and the
+    weights that are not zero; clusters, spectral many-to-many groups of both networks' units, `count` of them, a fourth
+    of the units where None.
+
+    Kinds: "same task"; "other task" where there are two; and controls on the first kind's pairs: "shuffled inputs", one
+    network's answers in another order of the inputs, so what matching finds by chance; "untrained", before the first
+    step. pairs: of each kind, drawn with `seed`, as many as there are at most. backend: of the correlations. Diverged
+    networks are left out. ValueError for sets without two networks of a task, or inputs of another shape.
+    """
+    start = time.perf_counter()
+    if pairs < 1:
+        raise ValueError(f"convergence: pairs must be at least 1, got {pairs}")
+    good = zoo[~zoo.diverged]
+    rng = np.random.default_rng([seed, pairs])
+    same, other = (_drawn(good.labels, alike, pairs, rng) for alike in (True, False))
+    if not len(same):
+        raise ValueError("convergence: want a task with two usable networks (generate more repeats)")
+    ops = {score: getattr(backends.load(op, backend if score == "r" else None), op) for score, op in SCORES.items()}
+    path = backends.load("lasso_path").lasso_path
+    rows, curves, drawn = [], {}, None
+    kinds = list(_kinds(good, inputs, same, other, rng))
+    layers = list(kinds[0][1])
+    middle = layers[len(layers) // 2]
+    with tqdm(
+        total=len(kinds) * len(layers),
+        desc="converge",
+        unit="layer",
+        disable=None if progress is None else not progress,
+    ) as bar:
+        for (name, a, b, chosen), layer in ((kind, layer) for kind in kinds for layer in layers):
+            x, y = a[layer], b[layer]
+            row, curves[name, layer] = _matched(ops, x, y, chosen)
+            few = chosen[:DETAILED]
+            found = [_clustered(ops["r"](x, y, [pair])[0], count, seed) for pair in few]
+            row |= _path(ops["r"], path, x, y, few) | _summed([c for c, _ in found if c])
+            if (name, layer) == ("same task", middle) and found[0][1] is not None:
+                drawn = (layer, ops["r"](x, y, few[:1])[0], *found[0][1])
+            rows.append({"pairs": name, "layer": layer, "units": x.shape[1], "inputs": x.shape[2], **row})
+            bar.update()
+    numbers = {
+        "schema": SCHEMA,
+        "network": zoo.network.name,
+        "data": zoo.info.get("data", "unknown"),
+        "networks": len(zoo),
+        "diverged": len(zoo) - len(good),
+        "seed": seed,
+        "penalties": PENALTIES.tolist(),
+        **provenance.record(),
+        "seconds": time.perf_counter() - start,
+        "rows": rows,
+    }
+    return Convergence(numbers, curves, drawn)
+
+
+def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.ndarray]:
+    """What networks see of test samples of all tasks (of training samples where there are none), drawn with `seed`.
+
+    One array [samples, *shape]; of names, one for each length.
+    """
+    rows = np.unique(np.concatenate([t.test_rows for t in tasks.tasks]))
+    if not len(rows):
+        rows = np.unique(np.concatenate([t.train_rows for t in tasks.tasks]))
+    rng = np.random.default_rng([seed, samples])
+    rows = rng.permutation(rows)[:samples]
+    if len(tasks.shape) == 3 or len(tasks.shape) == 1:
+        return [tasks.inputs(rows)]
+    lengths = (tasks.x[rows] < tasks.shape[1]).sum(axis=1)
+    return [tasks.inputs(rows[lengths == n])[:, :n] for n in np.unique(lengths)]
+
+
+def stored_inputs(
+    folder: str | Path, samples: int = 512, seed: int = 0, root: str | Path | None = None
+) -> tuple[WeightSet, list[np.ndarray]]:
+    """A stored set and `sample_inputs` of the tasks it was trained on, loaded by their name from `root`.
+
+    ValueError for a set that was not generated, or on data that is not there.
+    """
+    folder = Path(folder).expanduser()
+    manifest = read(folder)
+    if manifest.plan is None:
+        raise ValueError(f"converge: {folder} was not generated, its data is not known (call wsfast.convergence)")
+    tasks = trained_on("converge", folder, manifest.plan, len(manifest.task_names), None, root)
+    return WeightSet.open(folder), sample_inputs(tasks, samples, seed)
+
+
+def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator) -> np.ndarray:
+    """Up to `most` pairs i < j of networks of one task, or of two: int64 [P, 2]."""
+    i, j = np.triu_indices(len(labels), 1)
+    found = np.flatnonzero((labels[i] == labels[j]) == alike)
+    chosen = rng.permutation(found)[:most]
+    return np.stack([i[chosen], j[chosen]], axis=1)
+
+
+def _kinds(
+    zoo: WeightSet, inputs: np.ndarray | Sequence[np.ndarray], same: np.ndarray, other: np.ndarray, rng: Any
+) -> Iterator[Kind]:
+    used, place = np.unique(np.concatenate([same, other]), return_inverse=True)
+    place = place.reshape(-1, 2)
+    trained = activations(zoo[used], inputs)
+    yield "same task", trained, trained, place[: len(same)]
+    if len(other):
+        yield "other task", trained, trained, place[len(same) :]
+    orders = {layer: rng.permutation(x.shape[2]) for layer, x in trained.items()}
+    shuffled = {layer: x[:, :, orders[layer]] for layer, x in trained.items()}
+    yield "shuffled inputs", trained, shuffled, place[: len(same)]
+    fresh = activations(untrained(zoo[used]), inputs)
+    yield "untrained", fresh, fresh, place[: len(same)]
+
+
+def _matched(ops: dict[str, Any], x: np.ndarray, y: np.ndarray, pairs: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
+    """Both scores' matches of all pairs, and the curves of r."""
+    alive = x.max(axis=2) > x.min(axis=2)
+    found: dict[str, list[float]] = {}
+    curves = []
+    step = max(1, RUN // (4 * x.shape[1] * y.shape[1]))
+    for first in range(0, len(pairs), step):
+        run = pairs[first : first + step]
+        living = alive[run[:, 0]]
+        for score, op in ops.items():
+            s = op(x, y, run)
+            best, partner = semi_matching(s), matching(s)
+            semi, match = scores_of(s, best), scores_of(s, partner)
+            if score == "r":
+                curves += [-np.sort(-z, axis=1) for z in (semi, match)]
+            measured = {
+                f"semi_{score}": semi,
+                f"match_{score}": match,
+                f"random_{score}": s.mean(axis=2),
+                f"{score}_agreement": best == partner,
+            }
+            for key, value in measured.items():
+                found.setdefault(key, []).extend(_mean_of(value, living))
+    numbers = {key: _moments(values) for key, values in found.items()}
+    shape = np.array([np.concatenate(curves[k::2]).mean(axis=0, dtype=np.float64) for k in range(2)])
+    return {"n": len(pairs), "dead": float(1 - alive[pairs].mean()), **numbers}, shape
+
+
+def _mean_of(values: np.ndarray, living: np.ndarray) -> list[float]:
+    """Each pair's mean over the living units; pairs without one are left out."""
+    some = living.any(axis=1)
+    return [float(v[alive].mean(dtype=np.float64)) for v, alive in zip(values[some], living[some], strict=True)]
+
+
+def _moments(values: Sequence[float]) -> dict[str, float] | None:
+    return {"mean": float(np.mean(values)), "sd": float(np.std(values))} if len(values) else None
+
+
+def _path(correlation: Any, lasso_path: Any, x: np.ndarray, y: np.ndarray, pairs: np.ndarray) -> dict[str, Any]:
+    """Loss on the inputs' second half of weights fitted to the first, and non-zero weights, for every penalty."""
+    half = x.shape[2] // 2
+    if half < 2:
+        return {}
+    losses, nonzeros = [], []
+    for i, j in pairs:
+        g, c, g_test, c_test = (
+            correlation(x[i : i + 1, :, part], z[k : k + 1, :, part], [(0, 0)])[0].astype(np.float64)
+            for part in (slice(half), slice(half, None))
+            for z, k in ((x, i), (y, j))
+        )
+        w = lasso_path(g, c, PENALTIES)  # [L, V, U]
+        alive = (np.ptp(y[j, :, :half], axis=1) > 0) & (np.ptp(y[j, :, half:], axis=1) > 0)
+        if alive.any():
+            loss = 1 - 2 * np.einsum("lvu,uv->lv", w, c_test) + np.einsum("lvu,lvu->lv", w, w @ g_test)
+            losses.append(loss[:, alive].mean(axis=1))
+            nonzeros.append((w != 0).sum(axis=2)[:, alive].mean(axis=1))
+    if not losses:
+        return {}
+    return {"path": {"loss": np.mean(losses, axis=0).tolist(), "nonzeros": np.mean(nonzeros, axis=0).tolist()}}
+
+
+def _clustered(
+    r: np.ndarray, count: int | None, seed: int
+) -> tuple[list[dict[str, float]], tuple[np.ndarray, np.ndarray] | None]:
+    """(every cluster's description, both networks' labels); nothing where too few units are alive."""
+    alive = min(int((r > 0).any(axis=axis).sum()) for axis in (0, 1))
+    wanted = max(2, min(len(r) // 4, alive) if count is None else count)
+    if count is None and alive < wanted:
+        return [], None
+    labels = clusters(r, wanted, seed)
+    return described(r, *labels), labels
+
+
+def _summed(found: list[list[dict[str, float]]]) -> dict[str, Any]:
+    """Means over the clusters of all pairs; r over those of both networks."""
+    if not found:
+        return {}
+    rows = [row for pair in found for row in pair]
+    both = [row["r"] for row in rows if np.isfinite(row["r"])]
+    return {
+        "clusters": {
+            "count": len(rows) / len(found),
+            "units": _moments([row["units"] for row in rows]),
+            "balance": _moments([row["balance"] for row in rows]),
+            "one_sided": 1 - len(both) / len(rows),
+            "r": _moments(both),
+        }
+    }
