@@ -11,7 +11,7 @@ from wsfast import cli
 from wsfast.aligning import shuffled_units
 from wsfast.converge_report import converge_html
 from wsfast.converging import _drawn, sample_inputs
-from wsfast.matching import clusters, described, matching, scores_of, semi_matching
+from wsfast.matching import clustered, described, matching, scores_of, semi_matching
 
 QUICK = {"pairs": 12, "progress": False}
 
@@ -48,7 +48,7 @@ def test_planted_clusters_are_found():
     own, other = np.repeat([0, 1, 2], [2, 5, 3]), np.repeat([2, 0, 1], [4, 3, 1])
     r = np.where(own[:, None] == other, 0.8, 0.02) - np.eye(10, 8) * 0.01
     r[4], r[:, 7], own[4], other[7] = -0.1, 0, -1, -1  # correlates with nobody; a dead unit
-    found = clusters(r, 2)
+    found = clustered(r, 2)
     assert found[0][4] == found[1][7] == -1
     for label in (0, 2):
         mine, theirs = found[0][own == label], found[1][other == label]
@@ -59,8 +59,8 @@ def test_planted_clusters_are_found():
     assert [row["balance"] for row in one_sided] == [0, 0]
     assert all(np.isnan(row["r"]) for row in one_sided)
     for count in (1, 9):
-        with pytest.raises(ValueError, match=r"clusters: count must be 2\.\.7, .* got " + str(count)):
-            clusters(r, count)
+        with pytest.raises(ValueError, match=r"clustered: count must be 2\.\.7, .* got " + str(count)):
+            clustered(r, count)
 
 
 def test_a_network_with_its_shuffled_self_converges_fully(zoo, inputs):
@@ -181,14 +181,19 @@ def test_other_networks(name):
     rng = np.random.default_rng(len(name))
     if name == "gru2":
         data = wsfast.tasks("names", n=2)
-        recipe = data.recipe.with_epochs(0)
     else:
         data = wsfast.tasks(rng.random((40, 3, 16, 16), np.float32), np.arange(40) % 4)
-        recipe = wsfast.Recipe(epochs=0)
-    nets = wsfast.generate(name, data, repeats=2, width=4, recipe=recipe, progress=False)
-    found = wsfast.convergence(nets, sample_inputs(data, 12), pairs=2, progress=False)
+    net = wsfast.network(name, data.shape, data.classes, width=4)
+    parameters = {p.name: rng.random((4, *p.shape), np.float32) - np.float32(0.3) for p in net.parameters}
+    for p in net.parameters:
+        if p.name.endswith("running_var"):
+            parameters[p.name] += 1
+    nets = wsfast.WeightSet(net, parameters, np.arange(4) // 2, np.arange(4) % 2)
+    found = wsfast.convergence(nets, sample_inputs(data, 12), pairs=2, clusters=3, progress=False)
     layers = {"plainnet5": ["pool1", "pool2", "pool3", "gap"], "gru2": ["gru1", "last"]}[name]
-    assert [row["layer"] for row in rows(found, "same task")] == layers
+    for kind in ("same task", "other task", "shuffled inputs", "untrained"):
+        assert [row["layer"] for row in rows(found, kind)] == layers
+    assert rows(found, "untrained")[0]["clusters"]["count"] <= 3
 
 
 def test_from_the_command_line(tmp_path, capsys):
@@ -212,6 +217,8 @@ def test_bad_input(zoo, inputs, tmp_path):
 
     with pytest.raises(ValueError, match=r"pairs must be at least 1, got 0"):
         wsfast.convergence(zoo, inputs, pairs=0)
+    with pytest.raises(ValueError, match=r"clusters must be at least 2, got 1"):
+        wsfast.convergence(zoo, inputs, clusters=1)
     with pytest.raises(ValueError, match=r"want a task with two usable networks \(generate more repeats\)"):
         wsfast.convergence(zoo[::10], inputs)
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):

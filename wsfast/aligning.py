@@ -36,6 +36,7 @@ def align(
     method: str = "weights",
     inputs: np.ndarray | Sequence[np.ndarray] | None = None,
     backend: str | None = None,
+    device: str = "cpu",
     threads: int | None = None,
 ) -> Alignment:
     """Reorder every network's hidden units so that they match those of a reference; its function stays the same.
@@ -48,7 +49,7 @@ def align(
     taken only if the objective itself gains. method "activations": one assignment a group on the Pearson correlations
     of the units (Li et al. 2016) over `inputs`, [samples, *input_shape] as a network takes them (a list of arrays for
     names of several lengths), summed over the group's layers; the objective is the sum of matched correlations.
-    backend: of the correlations. threads: networks aligned at the same time, all cores where None.
+    backend, device: of the correlations. threads: networks aligned at the same time, all cores where None.
 
     ValueError for networks of another shape or number, diverged ones, or inputs that are missing or out of place.
     """
@@ -67,7 +68,7 @@ def align(
             raise ValueError(f"align: {int(given.diverged.sum())} networks of {name} diverged (zoo[~zoo.diverged])")
     network = zoo.network
     if inputs is not None:
-        scores = _correlations(zoo, to, inputs, backend)
+        scores = _correlations(zoo, to, inputs, backend, device)
         one = lambda i: _assigned({group: r[i] for group, r in scores.items()})  # noqa: E731
     else:
         one = lambda i: _ascended(network, _numbers(to, i % len(to)), _numbers(zoo, i))  # noqa: E731
@@ -159,10 +160,10 @@ def _scores(network: Network, group: str, a: Arrays, b: Arrays, orders: Arrays) 
 
 
 def _correlations(
-    zoo: WeightSet, to: WeightSet, inputs: np.ndarray | Sequence[np.ndarray], backend: str | None
+    zoo: WeightSet, to: WeightSet, inputs: np.ndarray | Sequence[np.ndarray], backend: str | None, device: str
 ) -> dict[str, np.ndarray]:
     """group -> [N, n, n]: correlations of the reference's units with each network's, summed over the group's layers."""
-    correlation = backends.load("correlation", backend).correlation
+    correlation = backends.load("correlation", backend, device).correlation
     pairs = np.array([(i % len(to), i) for i in range(len(zoo))])
     ours, theirs = activations(zoo, inputs), activations(to, inputs)
     total: dict[str, np.ndarray] = {}

@@ -80,7 +80,8 @@ def parser() -> argparse.ArgumentParser:
     converge.add_argument("--samples", type=int, default=512, help="test samples that all networks answer")
     converge.add_argument("--clusters", type=int, help="groups of units (default: a fourth of the units)")
     converge.add_argument("--seed", type=int, default=0, help="of the pairs and the samples")
-    converge.add_argument("--backend", choices=tuple(PACKAGES), help="of the correlations (default: numba)")
+    converge.add_argument("--backend", choices=tuple(PACKAGES), help="of the correlations (default: the device's)")
+    converge.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where correlations are computed")
     converge.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     converge.add_argument("--out", help="folder for converge.json and converge.html (default: runs/ZOO)")
     converge.add_argument("--json", action="store_true", help="print converge.json instead of the table")
@@ -214,7 +215,7 @@ def _converge(args: argparse.Namespace) -> int:
 
     out = writable_folder(args.out or f"runs/{Path(args.zoo).name}")
     zoo, inputs = stored_inputs(args.zoo, args.samples, args.seed, args.data_root)
-    options = {"pairs": args.pairs, "count": args.clusters, "seed": args.seed, "backend": args.backend}
+    options = {name: getattr(args, name) for name in ("pairs", "clusters", "seed", "backend", "device")}
     result = convergence(zoo, inputs, **options)
     report = result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else f"{result.table()}\n\nreport: {report}")

@@ -11,11 +11,11 @@ import numpy as np
 from tqdm import tqdm
 
 from . import backends, provenance
-from .activations import activations
+from .activations import activations, hidden_outputs
 from .files import writable_folder, write_whole
 from .generation import untrained
 from .manifest import read
-from .matching import clusters, described, matching, scores_of, semi_matching
+from .matching import clustered, described, matching, scores_of, semi_matching
 from .taskset import TaskSet
 from .verifying import trained_on
 from .weights import WeightSet
@@ -23,9 +23,7 @@ from .weights import WeightSet
 SCHEMA = 1
 DETAILED = 20  # pairs of a kind whose units are also clustered and predicted
 PENALTIES = np.geomspace(0.5, 0.005, 12)
-SCORES = {"r": "correlation", "mi": "mutual_information"}  # what is matched -> the op
-RUN = 64 << 20  # bytes of one score of the pairs in work
-Kind = tuple[str, dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]  # name, activations of a and b, pairs
+RUN = 256 << 20  # bytes of one score of the pairs in work
 
 
 @dataclass
@@ -65,61 +63,66 @@ def convergence(
     inputs: np.ndarray | Sequence[np.ndarray],
     *,
     pairs: int = 200,
-    count: int | None = None,
+    clusters: int | None = None,
     seed: int = 0,
     backend: str | None = None,
+    device: str = "cpu",
     progress: bool | None = None,
 ) -> Convergence:
     """Do hidden units of one network have counterparts in another? (Li et al., "Convergent Learning", ICLR 2016)
 
     inputs: [samples, *input_shape] as a network takes them, or a list of arrays (names of one length each); every
     network answers the same ones (`sample_inputs` takes them from tasks). For each layer and kind of pairs, means and
-    standard deviations over pairs of: r, the mean correlation of a unit with its best partner (semi_r, repeats allowed)
-    and its one-to-one partner (match_r, the matching of largest sum), beside random_r, over all pairs of units, what a
-    random order of the units would give; r_agreement, the share of units for which both partners are the same; the same
-    with mutual information of 8 bins in nats (semi_mi, match_mi, mi_agreement). A unit that answers the same to every
-    input (dead: their share) is left out of these means, but may be a partner, with 0.
+    standard deviations over pairs of: a unit's correlation with its best partner (semi_r, repeats allowed), with its
+    one-to-one partner (match_r, the matching of largest sum) and with all units (random_r, what shuffled units would
+    give), averaged over units; r_agreement, the share of units for which both partners are the same; the same with mutual information of 8
+    bins in nats (semi_mi, match_mi, random_mi, mi_agreement). A unit that answers the same to every input (dead: their
+    share) is left out of these means, but may be a partner, with 0.
 
     For the first 20 pairs of a kind also: path, predicting each unit of one network from all of the other with an L1
     penalty, the unexplained share of variance on the half of the inputs that the weights were not fitted to, and the
-    weights that are not zero; clusters, spectral many-to-many groups of both networks' units, `count` of them, a fourth
-    of the units where None.
+    weights that are not zero; clusters, spectral many-to-many groups of both networks' units, so many of them (a
+    fourth of the units where None), fewer where fewer units are alive.
 
     Kinds: "same task"; "other task" where there are two; and controls on the first kind's pairs: "shuffled inputs", one
     network's answers in another order of the inputs, so what matching finds by chance; "untrained", before the first
-    step. pairs: of each kind, drawn with `seed`, as many as there are at most. backend: of the correlations. Diverged
-    networks are left out. ValueError for sets without two networks of a task, or inputs of another shape.
+    step. pairs: of each kind, drawn with `seed`, as many as there are at most. backend, device: of the correlations;
+    all else runs on the CPU. Diverged networks are left out. The activations of the networks of all pairs are held in
+    memory. ValueError for sets without two networks of a task, or inputs of another shape.
     """
     start = time.perf_counter()
     if pairs < 1:
         raise ValueError(f"convergence: pairs must be at least 1, got {pairs}")
+    if clusters is not None and clusters < 2:
+        raise ValueError(f"convergence: clusters must be at least 2, got {clusters}")
     good = zoo[~zoo.diverged]
     rng = np.random.default_rng([seed, pairs])
     same, other = (_drawn(good.labels, alike, pairs, rng) for alike in (True, False))
     if not len(same):
         raise ValueError("convergence: want a task with two usable networks (generate more repeats)")
-    ops = {score: getattr(backends.load(op, backend if score == "r" else None), op) for score, op in SCORES.items()}
+    ops = {
+        "r": backends.load("correlation", backend, device).correlation,
+        "mi": backends.load("mutual_information").mutual_information,
+    }
     path = backends.load("lasso_path").lasso_path
     rows, curves, drawn = [], {}, None
-    kinds = list(_kinds(good, inputs, same, other, rng))
-    layers = list(kinds[0][1])
+    layers = list(hidden_outputs(zoo.network))
     middle = layers[len(layers) // 2]
-    with tqdm(
-        total=len(kinds) * len(layers),
-        desc="converge",
-        unit="layer",
-        disable=None if progress is None else not progress,
-    ) as bar:
-        for (name, a, b, chosen), layer in ((kind, layer) for kind in kinds for layer in layers):
-            x, y = a[layer], b[layer]
-            row, curves[name, layer] = _matched(ops, x, y, chosen)
-            few = chosen[:DETAILED]
-            found = [_clustered(ops["r"](x, y, [pair])[0], count, seed) for pair in few]
-            row |= _path(ops["r"], path, x, y, few) | _summed([c for c, _ in found if c])
-            if (name, layer) == ("same task", middle) and found[0][1] is not None:
-                drawn = (layer, ops["r"](x, y, few[:1])[0], *found[0][1])
-            rows.append({"pairs": name, "layer": layer, "units": x.shape[1], "inputs": x.shape[2], **row})
-            bar.update()
+    steps, hidden = (3 + bool(len(other))) * len(layers), None if progress is None else not progress
+    with tqdm(total=steps, desc="converge", unit="layer", disable=hidden) as bar:
+        for name, found, chosen in _kinds(good, inputs, same, other):
+            for layer in layers:
+                x = found[layer]
+                y = x[:, :, rng.permutation(x.shape[2])] if name == "shuffled inputs" else x
+                row, curves[name, layer] = _matched(ops, x, y, chosen)
+                few = chosen[:DETAILED]
+                r = ops["r"](x[few[:, 0]], y[few[:, 1]], np.repeat(np.arange(len(few))[:, None], 2, axis=1))
+                groups = [_clustered(one, clusters, seed) for one in r]
+                row |= _path(ops["r"], path, x, y, few) | _summed([listed for listed, _ in groups if listed])
+                if (name, layer) == ("same task", middle) and groups[0][1] is not None:
+                    drawn = (layer, r[0], *groups[0][1])
+                rows.append({"pairs": name, "layer": layer, "units": x.shape[1], "inputs": x.shape[2], **row})
+                bar.update()
     numbers = {
         "schema": SCHEMA,
         "network": zoo.network.name,
@@ -128,7 +131,7 @@ def convergence(
         "diverged": len(zoo) - len(good),
         "seed": seed,
         "penalties": PENALTIES.tolist(),
-        **provenance.record(),
+        **provenance.record(device),
         "seconds": time.perf_counter() - start,
         "rows": rows,
     }
@@ -175,19 +178,17 @@ def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator)
 
 
 def _kinds(
-    zoo: WeightSet, inputs: np.ndarray | Sequence[np.ndarray], same: np.ndarray, other: np.ndarray, rng: Any
-) -> Iterator[Kind]:
+    zoo: WeightSet, inputs: np.ndarray | Sequence[np.ndarray], same: np.ndarray, other: np.ndarray
+) -> Iterator[tuple[str, dict[str, np.ndarray], np.ndarray]]:
+    """(kind, the activations of the networks in any pair, its pairs as places in them)."""
     used, place = np.unique(np.concatenate([same, other]), return_inverse=True)
     place = place.reshape(-1, 2)
-    trained = activations(zoo[used], inputs)
-    yield "same task", trained, trained, place[: len(same)]
+    found = activations(zoo[used], inputs)
+    yield "same task", found, place[: len(same)]
     if len(other):
-        yield "other task", trained, trained, place[len(same) :]
-    orders = {layer: rng.permutation(x.shape[2]) for layer, x in trained.items()}
-    shuffled = {layer: x[:, :, orders[layer]] for layer, x in trained.items()}
-    yield "shuffled inputs", trained, shuffled, place[: len(same)]
-    fresh = activations(untrained(zoo[used]), inputs)
-    yield "untrained", fresh, fresh, place[: len(same)]
+        yield "other task", found, place[len(same) :]
+    yield "shuffled inputs", found, place[: len(same)]
+    yield "untrained", activations(untrained(zoo[used]), inputs), place[: len(same)]
 
 
 def _matched(ops: dict[str, Any], x: np.ndarray, y: np.ndarray, pairs: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
@@ -256,10 +257,10 @@ def _clustered(
 ) -> tuple[list[dict[str, float]], tuple[np.ndarray, np.ndarray] | None]:
     """(every cluster's description, both networks' labels); nothing where too few units are alive."""
     alive = min(int((r > 0).any(axis=axis).sum()) for axis in (0, 1))
-    wanted = max(2, min(len(r) // 4, alive) if count is None else count)
-    if count is None and alive < wanted:
+    wanted = min(max(2, len(r) // 4) if count is None else count, alive)
+    if wanted < 2:
         return [], None
-    labels = clusters(r, wanted, seed)
+    labels = clustered(r, wanted, seed)
     return described(r, *labels), labels
 
 

@@ -27,7 +27,7 @@ def scores_of(scores: np.ndarray, partners: np.ndarray) -> np.ndarray:
     return np.take_along_axis(scores, partners[:, :, None], axis=2)[:, :, 0]
 
 
-def clusters(r: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+def clustered(r: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Groups of units of both networks, from their correlations r [U, V]: labels int64 [U] and [V], 0 .. count - 1.
 
     Spectral clustering of the bipartite graph [[0, R], [R^T, 0]] with R = max(r, 0) (Li et al. 2016, section 3.4), as
@@ -37,9 +37,8 @@ def clusters(r: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.n
     weights = np.maximum(r, 0).astype(np.float64)
     rows, columns = (np.flatnonzero(weights.sum(axis=axis) > 0) for axis in (1, 0))
     if not 2 <= count <= min(len(rows), len(columns)):
-        raise ValueError(
-            f"clusters: count must be 2..{min(len(rows), len(columns))}, the units that correlate with any, got {count}"
-        )
+        most = min(len(rows), len(columns))
+        raise ValueError(f"clustered: count must be 2..{most}, the units that correlate with any, got {count}")
     with threadpool_limits(1):  # for so few units OpenMP's threads cost twenty times what they do
         found = SpectralCoclustering(count, random_state=seed).fit(weights[np.ix_(rows, columns)])
     labels = np.full(len(r), -1), np.full(r.shape[1], -1)

@@ -13,20 +13,38 @@ from .panels import aligned, multiply_panels, panels, turn
 from .threads import each
 from .tile import PANEL, PANEL_ROWS
 
+PARTS = 16  # of a sum
+CALL = 1 << 24  # products in a call: shorter ones would wait for threads as long as they run
+
 
 @leaf
-def _standardise(x, rows):
+def _power_sum(x, shift, square, parts):
+    """The sum of x - shift, or of its squares, as PARTS sums side by side: one alone would wait for every addition."""
+    whole = len(x) // PARTS * PARTS
+    parts[:] = 0
+    for k in range(0, whole, PARTS):
+        for l in range(PARTS):
+            d = x[k + l] - shift
+            parts[l] += d * d if square else d
+    for k in range(whole, len(x)):
+        d = x[k] - shift
+        parts[k - whole] += d * d if square else d
+    total = 0.0
+    for part in parts:
+        total += part
+    return total
+
+
+@leaf
+def _standardise(x, parts, rows):
     """rows [U, M] = z / sqrt(M) of one network's activations x [U, M], 0 for a unit that is constant."""
     m = x.shape[1]
     for u in range(x.shape[0]):
-        low, high, total = x[u, 0], x[u, 0], 0.0
+        differs = False
         for k in range(m):
-            low, high = min(low, x[u, k]), max(high, x[u, k])
-            total += x[u, k]
-        mean, squares = total / m, 0.0
-        for k in range(m):
-            squares += (x[u, k] - mean) ** 2
-        scale = 1 / np.sqrt(squares) if high > low else 0.0
+            differs |= x[u, k] != x[u, 0]
+        mean = _power_sum(x[u], 0.0, False, parts) / m
+        scale = 1 / np.sqrt(_power_sum(x[u], mean, True, parts)) if differs else 0.0
         for k in range(m):
             rows[u, k] = np.float32((x[u, k] - mean) * scale)
 
@@ -35,9 +53,9 @@ def _standardise(x, rows):
 def _panels(x, out):
     """The standardised units of every network as panels, out [N, panels * M * PANEL]."""
     n, u, m = x.shape
-    rows = np.empty((u, m), np.float32)
+    rows, parts = np.empty((u, m), np.float32), np.empty(PARTS)
     for i in range(n):
-        _standardise(x[i], rows)
+        _standardise(x[i], parts, rows)
         turn(rows.reshape(-1), 0, m, u, out[i])
 
 
@@ -75,5 +93,6 @@ def correlation(a, b, pairs):
         square = aligned((u + PANEL_ROWS) * padded(v))
         _correlations(left, right, pairs[run], m, square, out[run])
 
-    each(one, runs(len(pairs), u * v * m))
+    step = max(1, CALL // (u * v * m))
+    each(one, [slice(p, p + step) for p in range(0, len(pairs), step)])
     return out
