@@ -73,11 +73,11 @@ def convergence(
 
     inputs: [samples, *input_shape] as a network takes them, or a list of arrays (names of one length each); every
     network answers the same ones (`sample_inputs` takes them from tasks). For each layer and kind of pairs, means and
-    standard deviations over pairs of: a unit's correlation with its best partner (semi_r, repeats allowed), with its
-    one-to-one partner (match_r, the matching of largest sum) and with all units (random_r, what shuffled units would
-    give), averaged over units; r_agreement, the share of units for which both partners are the same; the same with mutual information of 8
-    bins in nats (semi_mi, match_mi, random_mi, mi_agreement). A unit that answers the same to every input (dead: their
-    share) is left out of these means, but may be a partner, with 0.
+    standard deviations over pairs of: a unit's correlation, averaged over units, with its best partner (semi_r, repeats
+    allowed), its one-to-one partner (match_r, the matching of largest sum) and all units (random_r, what shuffled units
+    would give); r_agreement, the share of units for which both partners are the same; the same with mutual information
+    of 8 bins in nats (semi_mi, match_mi, random_mi, mi_agreement). A unit that answers the same to every input (dead:
+    their share) is left out of these means, but may be a partner, with 0.
 
     For the first 20 pairs of a kind also: path, predicting each unit of one network from all of the other with an L1
     penalty, the unexplained share of variance on the half of the inputs that the weights were not fitted to, and the
