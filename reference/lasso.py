@@ -7,7 +7,7 @@ bracket is the share of its variance that is left.
 
 import numpy as np
 
-TOLERANCE, SWEEPS = 1e-5, 10_000  # of a weight's move in a sweep; sweeps at most
+TOLERANCE, SWEEPS = 1e-4, 10_000  # of a weight's move in a sweep; sweeps at most
 
 
 def soft(z, penalty):

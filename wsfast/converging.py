@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from . import backends, provenance
@@ -22,7 +23,7 @@ from .weights import WeightSet
 
 SCHEMA = 1
 DETAILED = 20  # pairs of a kind whose units are also clustered and predicted
-PENALTIES = np.geomspace(0.5, 0.005, 12)
+PENALTIES = np.geomspace(0.5, 0.01, 10)
 RUN = 256 << 20  # bytes of one score of the pairs in work
 
 
@@ -109,7 +110,8 @@ def convergence(
     layers = list(hidden_outputs(zoo.network))
     middle = layers[len(layers) // 2]
     steps, hidden = (3 + bool(len(other))) * len(layers), None if progress is None else not progress
-    with tqdm(total=steps, desc="converge", unit="layer", disable=hidden) as bar:
+    bar = tqdm(total=steps, desc="converge", unit="layer", disable=hidden)
+    with bar, threadpool_limits(1, "blas"):  # its threads beside the kernels' wait for each other
         for name, found, chosen in _kinds(good, inputs, same, other):
             for layer in layers:
                 x = found[layer]
@@ -244,7 +246,7 @@ def _path(correlation: Any, lasso_path: Any, x: np.ndarray, y: np.ndarray, pairs
         w = lasso_path(g, c, PENALTIES)  # [L, V, U]
         alive = (np.ptp(y[j, :, :half], axis=1) > 0) & (np.ptp(y[j, :, half:], axis=1) > 0)
         if alive.any():
-            loss = 1 - 2 * np.einsum("lvu,uv->lv", w, c_test) + np.einsum("lvu,lvu->lv", w, w @ g_test)
+            loss = 1 + (w * (w @ g_test - 2 * c_test.T)).sum(axis=2)
             losses.append(loss[:, alive].mean(axis=1))
             nonzeros.append((w != 0).sum(axis=2)[:, alive].mean(axis=1))
     if not losses:

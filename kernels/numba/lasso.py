@@ -11,13 +11,13 @@ from .threads import each
 
 
 @leaf
-def _path(g, c, penalties, v, w, left, out):
+def _path(g, c, penalties, tolerance, sweeps, v, w, left, out):
     """out[:, v] = the weights of every penalty; left = c - G w is kept up to date."""
     for u in range(len(g)):
         w[u], left[u] = 0.0, c[u, v]
     for k in range(len(penalties)):
         penalty = penalties[k]
-        for _ in range(SWEEPS):
+        for _ in range(sweeps):
             largest = 0.0
             for u in range(len(g)):
                 if g[u, u] <= 0:
@@ -30,7 +30,7 @@ def _path(g, c, penalties, v, w, left, out):
                     largest = max(largest, abs(move))
                     for i in range(len(g)):
                         left[i] -= move * g[u, i]
-            if largest <= TOLERANCE:
+            if largest <= tolerance:
                 break
         for u in range(len(g)):
             out[k, v, u] = w[u]
@@ -44,7 +44,8 @@ def lasso_path(g, c, penalties):
     def one(first):
         w, left = np.empty((2, len(g)))
         for v in range(first, min(first + 8, c.shape[1])):
-            _path(g, c, penalties, v, w, left, out)
+            # arguments, not constants: compiled code is kept until a file of this folder changes
+            _path(g, c, penalties, TOLERANCE, SWEEPS, v, w, left, out)
 
     each(one, range(0, c.shape[1], 8))
     return out
