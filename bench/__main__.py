@@ -8,6 +8,7 @@ from typing import Any
 from bench import (
     bench_chain_kernel,
     bench_classifier,
+    bench_correlation,
     bench_interpolate,
     bench_train_cnn,
     bench_train_gru,
@@ -25,6 +26,7 @@ SUITES = {
     "chains": bench_chain_kernel,
     "classifier": bench_classifier,
     "interpolate": bench_interpolate,
+    "correlation": bench_correlation,
 }
 
 

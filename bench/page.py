@@ -11,12 +11,12 @@ HEAD = """# Results
 
 Made by `python -m bench` from `results/*.json`; `python -m bench --page` makes it again. Time: median and quartiles of
 interleaved rounds, for one step of one network (train_mlp, train_cnn, train_gru), all factors or Grams (chain_factor,
-chain_gram), one N x N matrix (chain_kernel), one fit (classifier), one labeling's fit and test (labelings) or one
-pair's line of 25 points (interpolate). GFLOP/s: operations by formula over the median. Peak: the best float32 matrix
-product, measured before each suite. Ratio: the best peer's time over this one's. Error: of training and chains against
-NumPy float64, of the weight change (the median of the checked networks, and the worst, which rounding alone can carry
-over a ReLU's kink) or of the entries, all float32; of interpolate of a line's losses; of classifier and labelings the
-share of wrong answers on test networks.
+chain_gram), one N x N matrix (chain_kernel), one fit (classifier), one labeling's fit and test (labelings), one pair's
+line of 25 points (interpolate) or one pair of networks (correlation). GFLOP/s: operations by formula over the median.
+Peak: the best float32 matrix product, measured before each suite. Ratio: the best peer's time over this one's. Error:
+of training, chains and correlations against NumPy float64, of the weight change (the median of the checked networks,
+and the worst, which rounding alone can carry over a ReLU's kink) or of the entries, all float32; of interpolate of a
+line's losses; of classifier and labelings the share of wrong answers on test networks.
 """
 
 

@@ -16,6 +16,9 @@ OPS = {  # op -> the file that holds it, in every backend
     "head": "gram",
     "head_gradient": "gram",
     "dual_sgd": "classifier",
+    "correlation": "correlation",
+    "mutual_information": "information",
+    "lasso_path": "lasso",
 }
 PACKAGES = {
     "reference": "wsfast.reference",
@@ -23,7 +26,7 @@ PACKAGES = {
     "triton": "wsfast.kernels.triton",
 }
 LACKS = {  # the ops that a backend does not have
-    "triton": ("train_gru", "interpolate_mlp", "interpolate_cnn", "dual_sgd"),
+    "triton": ("train_gru", "interpolate_mlp", "interpolate_cnn", "dual_sgd", "mutual_information", "lasso_path"),
 }
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 

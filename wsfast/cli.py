@@ -113,6 +113,22 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument("--top", type=int, default=10, help="networks a chain")
     search.add_argument("--json", action="store_true", help="print JSON")
 
+    converge = commands.add_parser(
+        "converge",
+        help="do hidden units of two networks answer alike? matches over the data a stored set was trained on",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    converge.add_argument("zoo", help="folder of a generated weight set")
+    converge.add_argument("--pairs", type=int, default=200, help="of networks, of each kind")
+    converge.add_argument("--samples", type=int, default=512, help="test samples that all networks answer")
+    converge.add_argument("--clusters", type=int, help="groups of units (default: a fourth of the units)")
+    converge.add_argument("--seed", type=int, default=0, help="of the pairs and the samples")
+    converge.add_argument("--backend", choices=tuple(PACKAGES), help="of the correlations (default: the device's)")
+    converge.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where correlations are computed")
+    converge.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    converge.add_argument("--out", help="folder for converge.json and converge.html (default: runs/ZOO)")
+    converge.add_argument("--json", action="store_true", help="print converge.json instead of the table")
+
     info = commands.add_parser("info", help="of a stored weight set, or versions, backends and data on this machine")
     info.add_argument("zoo", nargs="?", help="folder of a weight set")
     info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
@@ -307,6 +323,19 @@ def _search(args: argparse.Namespace) -> int:
     return 0
 
 
+def _converge(args: argparse.Namespace) -> int:
+    from .converging import convergence, stored_inputs
+    from .files import writable_folder
+
+    out = writable_folder(args.out or f"runs/{Path(args.zoo).name}")
+    zoo, inputs = stored_inputs(args.zoo, args.samples, args.seed, args.data_root)
+    options = {name: getattr(args, name) for name in ("pairs", "clusters", "seed", "backend", "device")}
+    result = convergence(zoo, inputs, **options)
+    report = result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else f"{result.table()}\n\nreport: {report}")
+    return 0
+
+
 def _info(args: argparse.Namespace) -> int:
     from . import describing, provenance
     from .datasets import data_root, found
@@ -355,5 +384,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "cross": _cross,
     "connectivity": _connectivity,
     "search": _search,
+    "converge": _converge,
     "info": _info,
 }

@@ -26,6 +26,7 @@ from . import (
     batchnorm,
     cnn,
     convolution,
+    correlation,
     gram,
     grams,
     heads,
@@ -38,7 +39,7 @@ from . import (
     small,
 )
 
-MODULES = (batchnorm, convolution, grams, heads, layers, meanpool, mlp, philox, products, small)
+MODULES = (batchnorm, convolution, correlation, grams, heads, layers, meanpool, mlp, philox, products, small)
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -76,6 +77,7 @@ CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "plainnet5, chain 4": [(2187, 128), (128, 3, 3, 256)],
     "gru2": [(58, 384)],
 }
+UNITS = {"mlp4-64-100": (100, 360), "mlp4-3072": (500, 512), "plainnet5": (128, 4096)}  # of a layer, samples
 COLUMNS = ("registers", "shared", "spilled", "matrix")
 
 
@@ -118,9 +120,10 @@ class _Recorder:
 
 
 def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
-    """Every launch that NETWORKS' training and evaluation and the chain features of CHAINS make, and who makes it."""
+    """Every launch that NETWORKS' training and evaluation, the chain features of CHAINS and the correlations
+    of UNITS make, and who makes it."""
     found: dict[Launch, str] = {}
-    modules = (mlp, cnn, philox, gram)
+    modules = (correlation, mlp, cnn, philox, gram)
     replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
@@ -128,6 +131,7 @@ def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
     walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
     walks += [(name, partial(_walk_cnn, *declared)) for name, declared in CONVOLUTIONAL.items()]
     walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
+    walks += [(name, partial(_walk_units, *units)) for name, units in UNITS.items()]
     try:
         for name, walk in walks:
             for module, own in originals:
@@ -158,6 +162,12 @@ def _walk_chain(weights: list[tuple[int, ...]], precision: str) -> None:
         gram.chain_gram(x, precision=precision)
         gram.head(x, torch.empty(50, D, D), precision=precision)
         gram.head_gradient(x, torch.ones(1, 50), precision=precision)
+
+
+def _walk_units(units: int, samples: int, precision: str) -> None:
+    if precision in gram.PRECISIONS:
+        x = torch.ones(1, units, samples)
+        correlation.correlation(x, x, [(0, 0)], precision=precision)
 
 
 def _walk_all(d: int, widths: tuple[int, ...], classes: int, batches: tuple[int, ...], residual: bool,
