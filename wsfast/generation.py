@@ -9,7 +9,7 @@ import numpy as np
 from tqdm import tqdm
 
 from . import backends, provenance
-from .asymmetry import fixed_entries, gates, is_asymmetric
+from .asymmetry import fixed_entries, gates
 from .kernels.numba.threads import available, unordered
 from .network import Network, cnn_layers, gru_width, mlp_layers
 from .network import network as named_network
@@ -197,8 +197,8 @@ def _on_gpu(
     tick: Callable[[float], Any],
 ) -> Iterator[Batch]:
     op, layers, shape, pad = _trained_by(network, tasks, recipe)
-    if is_asymmetric(network):
-        raise ValueError(f"generate: the triton kernels train no fixed weights or gates, as {network.name} has (a CPU)")
+    if any(layer.op == "figlu" for layer in network.layers):
+        raise ValueError(f"generate: the triton kernels train no FiGLU, as {network.name} has (backend='numba')")
     chunks = backends.load(op, "triton", device).train_chunks(
         tasks.x,
         [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
@@ -216,6 +216,7 @@ def _on_gpu(
         precision,
         device,
         tick=tick,
+        fixed=fixed_entries(network),
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records

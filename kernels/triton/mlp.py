@@ -19,6 +19,7 @@ from .configs import LIMIT, config, small, wide
 from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kernel, _update_kernel
 from .small import _train_small_kernel
 
+Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, train labels, test rows, test labels
 HEADROOM = 0.85  # of the free memory
 TOGETHER = (
@@ -26,6 +27,7 @@ TOGETHER = (
 )  # bytes of device memory a chunk of over 256 networks takes at most: the last chunk's copy hides nothing
 STAGE = 2**28  # bytes of a pinned buffer
 HOST_MEMORY = 2**31  # bytes for a chunk in the interpreter
+FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
 PRECISIONS = ("tf32x3", "tf32", "bf16", "ieee")
 
 
@@ -122,7 +124,7 @@ class Population:
 
     def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], sizes: list[int],
                  slopes: list[float], norms: list[int], adds: list[int], lr: torch.Tensor, decay: torch.Tensor,
-                 momentum: float, batch_size: int, seed: int, precision: str) -> None:  # fmt: skip
+                 momentum: float, batch_size: int, seed: int, precision: str, fixed: Fixed) -> None:  # fmt: skip
         self.images, self.precision, self.momentum, self.size = images, precision, momentum, batch_size
         self.device, self.n, self.epochs = images.x.device, len(jobs), lr.shape[1]
         self.lr, self.decay = lr, decay
@@ -137,6 +139,10 @@ class Population:
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
             item += 6 if norms[k] else 2
+        self.held = self._held(*fixed)
+        for layer, place, value in self.held:
+            layer.w.view(self.n, -1)[:, place] = value
+            layer.wv.view(self.n, -1)[:, place] = torch.nan
         self.R = self.splits[0][0].shape[1]
         self.S = -(-self.R // batch_size)
         self.bases = torch.zeros(self.n, self.R, dtype=torch.int64, device=self.device)
@@ -175,6 +181,23 @@ class Population:
         return Layer(w, self._zeros(K, N), b.view(self.n, N), self._zeros(N), y, a, self._zeros(self.B, N), dy, norms,
                      torch.zeros_like(norms), self._zeros(2, N) if norm else none, slope, bool(norm), add, n_in,
                      n_out)  # fmt: skip
+
+    def _held(self, at: np.ndarray, to: np.ndarray) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
+        """Every layer's fixed weights: their places in [K N], and what they are."""
+        found, start = [], 0
+        for layer in self.layers:
+            own = (at >= start) & (at < start + layer.n_in * layer.n_out)
+            row, column = np.divmod(at[own] - start, layer.n_out)
+            place, value = torch.from_numpy(row * layer.shape[1] + column), torch.from_numpy(to[own])
+            found.append((layer, place.to(self.device), value.to(self.device)))
+            start += (layer.n_in + 1 + 4 * layer.norms) * layer.n_out
+        return found
+
+    def release(self) -> None:
+        """After training: a weight whose velocity became NaN has diverged and is NaN, but for those that are fixed."""
+        for layer, place, value in self.held:
+            layer.w.masked_fill_(layer.wv.isnan(), torch.nan)
+            layer.w.view(self.n, -1)[:, place] = value
 
     def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
         chosen = config(kernel, self.B, K, N, hip=hip()).options()
@@ -252,16 +275,17 @@ class Population:
             self._load(0, epoch)
             tables.append((self.bases.clone(), self.labels.clone()))
         bases, labels = (torch.stack(t, 1) for t in zip(*tables, strict=True))
-        w, b = self._zeros(K + (L - 1) * N, N), self._zeros(L, N)
+        w, v, b = self._zeros(K + (L - 1) * N, N), self._zeros(K + (L - 1) * N, N), self._zeros(L, N)
         for k, layer in enumerate(self.layers):
             high, width = layer.shape
             top = K + (k - 1) * N if k else 0
             w[:, top : top + high, :width], b[:, k, :width] = layer.w, layer.b
+            v[:, top : top + high, :width] = layer.wv
         losses, counts = torch.zeros(self.n, E, device=self.device), self.splits[0][2]
         slopes = torch.tensor([layer.slope for layer in self.layers], device=self.device)
         images, chosen = self.images, config("small", self.B, K, N, hip=hip())
         _train_small_kernel[self.n,](
-            images.x, bases, images.offsets, labels, counts, images.scale, images.shift, w, torch.zeros_like(w), b,
+            images.x, bases, images.offsets, labels, counts, images.scale, images.shift, w, v, b,
             torch.zeros_like(b), self._zeros(L, self.B, N), self._zeros(self.B, N), losses, slopes, self.lr,
             self.decay, self.momentum, self.R, E, self.classes, L, self.size, B=self.B, K=K, N=N,
             PRECISION=self.precision, **chosen.options())  # fmt: skip
@@ -269,6 +293,7 @@ class Population:
             high, width = layer.shape
             top = K + (k - 1) * N if k else 0
             layer.w.copy_(w[:, top : top + high, :width])
+            layer.wv.copy_(v[:, top : top + high, :width])
             layer.b.copy_(b[:, k, :width])
         return losses.double() / counts.clamp(min=1)[:, None]
 
@@ -421,14 +446,14 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  adds: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any, momentum: float,
                  weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
-                 into: np.ndarray | None = None) -> Iterator[Done]:  # fmt: skip
+                 into: np.ndarray | None = None, fixed: Fixed = FREE) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     x uint8 or float32 [n, d]; lr float32 [epochs] or one row a job [N, epochs]; weight_decay a number or one a job [N].
     precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). chunk: networks at a time,
     what fits the free memory where None; halved when memory runs out. tick(n): called as work worth n networks is done.
-    into: float32 [N, P] to put the parameters in. The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the
-    networks in work when the device fails.
+    into: float32 [N, P] to put the parameters in. fixed: fixed_at and fixed_to, of weights. The rest as
+    `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when the device fails.
     """
     sizes, slopes = [int(s) for s in sizes], [float(s) for s in slopes]
     norms, adds = [int(n) for n in norms], [int(a) for a in adds]
@@ -464,7 +489,7 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
         try:
             done = _train(first, tick, into, images, tasks, jobs[some], sizes, slopes, norms, adds,
                           rates[some].to(device), decays[some].to(device), momentum, batch_size, seed,
-                          precision)  # fmt: skip
+                          precision, fixed)  # fmt: skip
         except torch.OutOfMemoryError:
             if chunk == 1:
                 raise
@@ -488,6 +513,7 @@ def _train(first: int, tick: Callable[[float], Any] | None, into: np.ndarray | N
     """Train one chunk; its memory is free again when this returns."""
     population = Population(*arguments)
     curves = population.train(tick)
+    population.release()
     return _Copy(first, [population.parameters(), curves, population.evaluate()], into)
 
 
