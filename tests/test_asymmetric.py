@@ -96,6 +96,19 @@ def test_fixed_weights_are_shared_and_never_trained(name, backend, four_tasks, i
     assert net.size == sum(p.size for p in net.parameters if p.trained) - len(at)
 
 
+def test_a_gpu_trains_fixed_weights(device):
+    tasks = wsfast.tasks("digits", n=1)
+    recipe = replace(RECIPE, epochs=1, batch_size=64)
+    runs = [
+        wsfast.generate("mlp4-wasym", tasks, repeats=1, width=8, recipe=recipe, progress=False, **where)
+        for where in ({"backend": "triton", "device": device}, {"backend": "reference"})
+    ]
+    (got, _), (want, _) = (zoo.to_matrix() for zoo in runs)
+    at, to = fixed_entries(runs[0].network)
+    np.testing.assert_array_equal(got[0, at], to)
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4)
+
+
 def test_untrained_ones_are_a_run_of_no_epochs(image_tasks):
     for name in ("plainnet5-wasym", "plainnet5"):
         none = replace(RECIPE, epochs=0)
@@ -150,9 +163,9 @@ def test_stored_sets_keep_their_declaration(four_tasks, tmp_path):
         assert cli.main(["verify", str(tmp_path / name), "--retrain", "2"]) == 0
 
 
-def test_what_cannot_be_trained(four_tasks, image_tasks):
-    with pytest.raises(ValueError, match=r"the triton kernels train no fixed weights or gates, as mlp4-wasym has"):
-        wsfast.generate("mlp4-wasym", four_tasks, repeats=1, width=8, backend="triton")
+def test_what_cannot_be_trained(four_tasks, image_tasks, device):
+    with pytest.raises(ValueError, match=r"the triton kernels train no FiGLU, as mlp4-sigma has \(backend='numba'\)"):
+        wsfast.generate("mlp4-sigma", four_tasks, repeats=1, width=8, backend="triton", device=device)
     with pytest.raises(ValueError, match=r"plainnet5-sigma is declared but cannot be trained yet"):
         wsfast.generate("plainnet5-sigma", image_tasks, repeats=1, width=2)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'kappa'"):

@@ -111,6 +111,30 @@ def test_a_run_errs_no_more_than_torch(case, device, as_good_as):
 
 
 @pytest.mark.parametrize("case", ["tiles", "one program", "residual"])
+def test_fixed_weights_keep_their_bits(case, device):
+    x, tasks, rest = problem(**CASES[case])
+    sizes, at, start = rest["sizes"].tolist(), [], 0
+    rng = np.random.default_rng(len(sizes))
+    for k, n in enumerate(sizes[1:]):
+        at.append(start + rng.permutation(sizes[k] * n)[: sizes[k] * n // 5])
+        start += (sizes[k] + 1 + 4 * int(rest["norms"][k])) * n
+    fixed = np.sort(np.concatenate(at)), rng.standard_normal(sum(map(len, at))).astype(np.float32) / 4
+    got = mlp.train_mlp(x, tasks, JOBS, **rest, device=device, fixed=fixed)[0]
+    for i, (t, r) in enumerate(JOBS):
+        want = reference.train_mlp(x, *tasks[t], **rest, task=t, repeat=r, fixed_at=fixed[0], fixed_to=fixed[1])[0]
+        np.testing.assert_array_equal(got[i, fixed[0]], fixed[1])
+        np.testing.assert_allclose(got[i], want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("case", ["tiles", "one program"])
+def test_a_network_blows_up_visibly(case, device):
+    x, tasks, rest = problem(**CASES[case])
+    with np.errstate(all="ignore"):
+        got = mlp.train_mlp(x, tasks, JOBS, **rest | {"lr": np.full(len(rest["lr"]), 1e30, np.float32)}, device=device)
+    assert not (np.abs(got[0]) < 1e6).all(axis=1).any()
+
+
+@pytest.mark.parametrize("case", ["tiles", "one program", "residual"])
 def test_a_network_is_the_same_bits_alone_and_among_others(case, device):
     x, tasks, rest = problem(**CASES[case])
     together = mlp.train_mlp(x, tasks, JOBS, **rest, device=device)

@@ -49,10 +49,6 @@ def gated(net: "Network", seed: int) -> "Network":
     return replace(net, layers=tuple(layers))
 
 
-def is_asymmetric(net: "Network") -> bool:
-    return any(p.fixed for p in net.parameters) or any(layer.op == "figlu" for layer in net.layers)
-
-
 def _matrix(p: "Parameter") -> tuple[int, int]:
     """(inputs, units) of a weight."""
     return p.size // p.shape[-1], p.shape[-1]

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from . import backends, cluster, provenance
-from .asymmetry import fixed_entries, gates, is_asymmetric
+from .asymmetry import fixed_entries, gates
 from .events import Progress
 from .kernels.numba.threads import available, unordered
 from .lazy import Lazy
@@ -229,10 +229,13 @@ def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float],
 
 
 def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[Batch]:
-    tasks, recipe, name = work.tasks, work.recipe, work.network.name
-    op, layers, shape, pad = _trained_by(work.network, tasks, recipe)
-    if is_asymmetric(work.network):
-        raise ValueError(f"generate: the triton kernels train no fixed weights or gates, as {name} has (a CPU)")
+    tasks, recipe, network = work.tasks, work.recipe, work.network
+    op, layers, shape, pad = _trained_by(network, tasks, recipe)
+    if any(layer.op == "figlu" for layer in network.layers):
+        raise ValueError(f"generate: the triton kernels train no FiGLU, as {network.name} has (backend='numba')")
+    fixed = fixed_entries(network)
+    if op != "train_mlp" and len(fixed[0]):
+        raise ValueError(f"generate: triton's {op} holds no weights fixed, as {network.name} has (backend='numba')")
     chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
         [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
@@ -250,6 +253,7 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
         work.precision,
         work.device,
         tick=tick,
+        **({"fixed": fixed} if len(fixed[0]) else {}),
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from bench.bench_interpolate import Lines
 
-PAIRS = 8  # of 8, 32 and 128 the fastest at widths 32 and 100: 25 times their activations must fit the cache
+PAIRS = 8  # at a time: 25 times their activations must fit the cache
 
 
 def curves(problem: Lines, pairs: torch.Tensor) -> torch.Tensor:

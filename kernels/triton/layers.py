@@ -59,6 +59,13 @@ def _sgd(w, v, gradient, lr, decay, momentum):
 
 
 @triton.jit
+def _sgd_weights(w, v, gradient, lr, decay, momentum):
+    """As _sgd, of weights: those whose velocity is NaN are fixed, and it stays NaN."""
+    w_new, v = _sgd(w, v, gradient, lr, decay, momentum)
+    return tl.where(v == v, w_new, w), v
+
+
+@triton.jit
 def _update_vector(p_ptr, v_ptr, at, gradient, lr, decay, momentum):
     """The SGD step of a bias or another per-unit parameter; returns its new values."""
     p, v = _sgd(tl.load(p_ptr + at), tl.load(v_ptr + at), gradient, lr, decay, momentum)
@@ -141,7 +148,7 @@ def _first_kernel(x_ptr, bases_ptr, offsets_ptr, counts_ptr, scale_ptr, shift_pt
                 x = _gather(x_ptr, seen, offsets_ptr, first, scale_ptr, shift_ptr, BK)  # [BB, BK]
                 dz = tl.load(dz_ptr + net * B * N + part[:, None] * N + columns[None, :])  # [BB, BN]
                 gradient = _dot(tl.trans(x), dz, gradient, PRECISION)
-            w, v = _sgd(w, v, gradient, lr, decay, momentum)
+            w, v = _sgd_weights(w, v, gradient, lr, decay, momentum)
             tl.store(w_ptr + place, w)
             tl.store(wv_ptr + place, v)
         if FORWARD:
@@ -273,7 +280,7 @@ def _update_kernel(x_ptr, dz_ptr, w_ptr, wv_ptr, b_ptr, bv_ptr, counts_ptr, lr_p
         d_bias += tl.sum(dz, axis=0)
     lr, decay = tl.load(lr_ptr + net), tl.load(decay_ptr + net)
     place = net * K * N + units[:, None] * N + columns[None, :]  # [BK, BN]
-    w, v = _sgd(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
+    w, v = _sgd_weights(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
     tl.store(w_ptr + place, w)
     tl.store(wv_ptr + place, v)
     if tl.program_id(1) == 0:

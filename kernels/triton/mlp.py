@@ -21,6 +21,9 @@ from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kern
 from .population import Task, hip, most_rows, schedules, settled
 from .small import _train_small_kernel
 
+Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
+FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
+
 
 def default_precision() -> str:
     """The fp32-grade one: three tf32 products, or AMD's own float32 matrix instructions."""
@@ -57,7 +60,8 @@ class Population(population.Population):
     """One chunk of networks on the device."""
 
     def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], sizes: list[int],
-                 slopes: list[float], norms: list[int], adds: list[int], *schedule: Any) -> None:  # fmt: skip
+                 slopes: list[float], norms: list[int], adds: list[int], fixed: Fixed,
+                 *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
         self.classes = sizes[-1]
         self.small = small(sizes, self.size) and not any(norms) and max(adds) < 0
@@ -65,6 +69,10 @@ class Population(population.Population):
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
             self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
             item += 6 if norms[k] else 2
+        self.held = self._held(*fixed)
+        for layer, place, value in self.held:
+            layer.w.view(self.n, -1)[:, place] = value
+            layer.wv.view(self.n, -1)[:, place] = torch.nan
 
     def _layer(self, k: int, n_in: int, n_out: int, item: int, slope: float, norm: int, add: int) -> Layer:
         K, N, none = self.layers[-1].shape[1] if k else columns(n_in), wide(n_out), self._zeros(0)
@@ -81,6 +89,23 @@ class Population(population.Population):
         return Layer(w, self._zeros(K, N), b.view(self.n, N), self._zeros(N), y, a, self._zeros(self.B, N), dy, norms,
                      torch.zeros_like(norms), self._zeros(2, N) if norm else none, slope, bool(norm), add, n_in,
                      n_out)  # fmt: skip
+
+    def _held(self, at: np.ndarray, to: np.ndarray) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
+        """Every layer's fixed weights: their places in [K N], and what they are."""
+        found, start = [], 0
+        for layer in self.layers:
+            own = (at >= start) & (at < start + layer.n_in * layer.n_out)
+            row, column = np.divmod(at[own] - start, layer.n_out)
+            place, value = torch.from_numpy(row * layer.shape[1] + column), torch.from_numpy(to[own])
+            found.append((layer, place.to(self.device), value.to(self.device)))
+            start += (layer.n_in + 1 + 4 * layer.norms) * layer.n_out
+        return found
+
+    def release(self) -> None:
+        """After training: a weight whose velocity became NaN has diverged and is NaN, but for those that are fixed."""
+        for layer, place, value in self.held:
+            layer.w.masked_fill_(layer.wv.isnan(), torch.nan)
+            layer.w.view(self.n, -1)[:, place] = value
 
     def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
         chosen = config(kernel, self.B, K, N, hip=hip()).options()
@@ -148,16 +173,17 @@ class Population(population.Population):
             self._load(0, epoch)
             tables.append((self.bases.clone(), self.labels.clone()))
         bases, labels = (torch.stack(t, 1) for t in zip(*tables, strict=True))
-        w, b = self._zeros(K + (L - 1) * N, N), self._zeros(L, N)
+        w, v, b = self._zeros(K + (L - 1) * N, N), self._zeros(K + (L - 1) * N, N), self._zeros(L, N)
         for k, layer in enumerate(self.layers):
             high, width = layer.shape
             top = K + (k - 1) * N if k else 0
             w[:, top : top + high, :width], b[:, k, :width] = layer.w, layer.b
+            v[:, top : top + high, :width] = layer.wv
         losses, counts = torch.zeros(self.n, E, device=self.device), self.splits[0][2]
         slopes = torch.tensor([layer.slope for layer in self.layers], device=self.device)
         images, chosen = self.images, config("small", self.B, K, N, hip=hip())
         _train_small_kernel[self.n,](
-            images.x, bases, images.offsets, labels, counts, images.scale, images.shift, w, torch.zeros_like(w), b,
+            images.x, bases, images.offsets, labels, counts, images.scale, images.shift, w, v, b,
             torch.zeros_like(b), self._zeros(L, self.B, N), self._zeros(self.B, N), losses, slopes, self.lr,
             self.decay, self.momentum, bases.shape[2], E, self.classes, L, self.size, B=self.B, K=K, N=N,
             PRECISION=self.precision, **chosen.options())  # fmt: skip
@@ -165,6 +191,7 @@ class Population(population.Population):
             high, width = layer.shape
             top = K + (k - 1) * N if k else 0
             layer.w.copy_(w[:, top : top + high, :width])
+            layer.wv.copy_(v[:, top : top + high, :width])
             layer.b.copy_(b[:, k, :width])
         return losses.double() / counts.clamp(min=1)[:, None]
 
@@ -202,14 +229,14 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  adds: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any, momentum: float,
                  weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
-                 into: np.ndarray | None = None) -> Iterator[Done]:  # fmt: skip
+                 into: np.ndarray | None = None, fixed: Fixed = FREE) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     x uint8 or float32 [n, d]; lr float32 [epochs] or one row a job [N, epochs]; weight_decay a number or one a job [N].
     precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). chunk: networks at a time,
     what fits the free memory where None; halved when memory runs out. tick(n): called as work worth n networks is done.
-    into: float32 [N, P] to put the parameters in. The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the
-    networks in work when the device fails.
+    into: float32 [N, P] to put the parameters in. fixed: fixed_at and fixed_to, of weights. The rest as
+    `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when the device fails.
     """
     sizes, slopes = [int(s) for s in sizes], [float(s) for s in slopes]
     norms, adds = [int(n) for n in norms], [int(a) for a in adds]
@@ -228,9 +255,11 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     each = bytes_per_network(sizes, norms, batch_size, most_rows(tasks), rates.shape[1])
 
     def train(some: slice) -> list[torch.Tensor]:
-        chosen = Population(images, tasks, jobs[some], sizes, slopes, norms, adds, rates[some].to(device),
-                            decays[some].to(device), momentum, batch_size, seed, precision)  # fmt: skip
+        chosen = Population(images, tasks, jobs[some], sizes, slopes, norms, adds, fixed,
+                            rates[some].to(device), decays[some].to(device), momentum, batch_size, seed,
+                            precision)  # fmt: skip
         curves = chosen.train(tick)
+        chosen.release()
         return [chosen.parameters(), curves, chosen.evaluate()]
 
     yield from in_chunks("train_mlp", train, len(jobs), each, device, chunk, into)

@@ -8,7 +8,7 @@ one reads, with a barrier between them; what is in use stays in the processor's 
 import triton
 import triton.language as tl
 
-from .layers import _dot, _gather, _sgd, _update_vector
+from .layers import _dot, _gather, _sgd_weights, _update_vector
 
 
 @triton.jit
@@ -92,7 +92,7 @@ def _train_small_kernel(x_ptr, bases_ptr, offsets_ptr, labels_ptr, counts_ptr, s
                         dz = tl.load(dz_ptr + part[:, None] * N + columns[None, :])  # [BB, N]
                         gradient = _dot(tl.trans(x), dz, gradient, PRECISION)
                     place = (K + (layer - 1) * N + first + k)[:, None] * N + columns[None, :]
-                    w, v = _sgd(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
+                    w, v = _sgd_weights(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
                     tl.store(w_ptr + place, w)
                     tl.store(wv_ptr + place, v)
                 d_bias = tl.sum(tl.load(dz_ptr + square), axis=0)
@@ -109,7 +109,7 @@ def _train_small_kernel(x_ptr, bases_ptr, offsets_ptr, labels_ptr, counts_ptr, s
                     dz = tl.load(dz_ptr + part[:, None] * N + columns[None, :])
                     gradient = _dot(tl.trans(x), dz, gradient, PRECISION)
                 place = (first + k)[:, None] * N + columns[None, :]
-                w, v = _sgd(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
+                w, v = _sgd_weights(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
                 tl.store(w_ptr + place, w)
                 tl.store(wv_ptr + place, v)
             d_bias = tl.sum(tl.load(dz_ptr + square), axis=0)
