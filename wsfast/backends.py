@@ -20,7 +20,7 @@ PACKAGES = {
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-LACKS = {"triton": ("train_cnn", "train_gru", "dual_sgd")}  # the ops that a backend does not have
+LACKS = {"triton": ("train_cnn", "dual_sgd")}  # the ops that a backend does not have
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

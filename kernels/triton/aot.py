@@ -22,9 +22,9 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import gram, grams, heads, layers, mlp, philox, products, small
+from . import gram, grams, gru, heads, layers, mlp, philox, products, recurrent, small
 
-MODULES = (grams, heads, layers, mlp, philox, products, small)
+MODULES = (grams, heads, layers, mlp, philox, products, recurrent, small)
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -49,6 +49,7 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
 }
+RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32}  # hidden units
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
     "mlp4-12288": [(12288, 500)],
@@ -101,12 +102,13 @@ class _Recorder:
 def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
     """Every launch that NETWORKS' training and evaluation and the chain features of CHAINS make, and who makes it."""
     found: dict[Launch, str] = {}
-    modules = (mlp, philox, gram)
+    modules = (mlp, gru, philox, gram)
     replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
     ]
     walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
+    walks += [(name, partial(_walk_recurrent, hidden)) for name, hidden in RECURRENT.items()]
     walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
     try:
         for name, walk in walks:
@@ -138,6 +140,12 @@ def _walk_chain(weights: list[tuple[int, ...]], precision: str) -> None:
         gram.chain_gram(x, precision=precision)
         gram.head(x, torch.empty(50, D, D), precision=precision)
         gram.head_gradient(x, torch.ones(1, 50), precision=precision)
+
+
+def _walk_recurrent(hidden: int, precision: str) -> None:
+    """Train and evaluate one gru2 on two names, float32 whatever the others do."""
+    names, rows, lr = np.zeros((2, 3), np.uint8), np.arange(2), np.ones(1, np.float32)
+    list(gru.train_chunks(names, [(rows, rows, rows, rows)], [(0, 0)], 58, hidden, 2, lr, 1, 0, "cpu"))
 
 
 def _walk_all(d: int, widths: tuple[int, ...], classes: int, batches: tuple[int, ...], residual: bool,
