@@ -38,6 +38,7 @@ CASES = {
     "odd": problem(11, 5, 3, 4, steps=3),
     "single letters": problem(9, 16, 2, 1),
     "tile + 1": problem(58, 17, 2, 5),
+    "long names": problem(30, 6, 2, 15, names=2, tests=1),
     "many classes": problem(20, 7, 6, 3, names=13),
     "the paper's": problem(58, 128, 2, 3, names=3, tests=1, lr=(0.5,)),
 }

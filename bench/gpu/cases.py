@@ -44,8 +44,9 @@ CONTEST = {
     "small-32-128": _small(32, 128),
     "small-128-32": _small(128, 32),
 }
-ORDER = ["ceilings", "mlp4", "headline", "chains", *list(CONTEST)[1:]]
-LIMITS = {"ceilings": 60.0, "headline": 150.0, "chains": 90.0} | {name: case.limit for name, case in CONTEST.items()}
+ORDER = ["ceilings", "mlp4", "headline", "chains", "recurrent", *list(CONTEST)[1:]]
+LIMITS = {"ceilings": 60.0, "headline": 150.0, "chains": 90.0, "recurrent": 120.0}
+LIMITS |= {name: case.limit for name, case in CONTEST.items()}
 
 
 def _tiny(d: int, width: int, batch: int) -> Case:
@@ -54,4 +55,4 @@ def _tiny(d: int, width: int, batch: int) -> Case:
 
 
 SMOKE = {"smoke-odd": _tiny(21, 13, 8), "smoke-tile": _tiny(16, 16, 16)}
-SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "chains"]
+SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "chains", "recurrent"]

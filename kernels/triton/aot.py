@@ -49,7 +49,7 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
 }
-RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32}  # hidden units
+RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32, "gru2-16": 16}  # hidden units
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
     "mlp4-12288": [(12288, 500)],

@@ -2,9 +2,9 @@
 
 Shapes: H padded hidden units, a power of two of at least 16; padded weights and units are zero and stay so. Gates come
 in the order r, z, n, as in `wsfast.reference.gru`. A square matrix [3, H, H] is three tiles in the program's registers
-for as long as a pass over a name's letters takes, so it is read once a pass and written once a name. The tiles leave a
-thread few registers, and a vector beside a tile is copied to many threads; everything else goes through memory, with a
-barrier between who writes and who reads. Sums run in a fixed order.
+for as long as a pass over a name's letters takes, so it is read once a pass, and once more where it is changed. The
+tiles leave a thread few registers, and a vector beside a tile is copied to many threads; everything else goes through
+memory, with a barrier between who writes and who reads. Sums run in a fixed order.
 
 A network's memory, every place in it one address plus a constant: U, b, c of layer 1; W, U, b, c of layer 2; the linear
 layer [H, CLASSES], its bias (-inf past the last class); W of layer 1 [V, 3, H]; then its scratch, a row a letter, one
@@ -84,25 +84,28 @@ def _product_back(d_ptr, w, out_ptr, H: tl.constexpr, NEW: tl.constexpr):
     """out [H] = W d; d [4, H], of which row NEW belongs to the third gate."""
     at = d_ptr + tl.arange(0, H)
     d_r, d_z, d_n = tl.load(at)[None, :], tl.load(at + H)[None, :], tl.load(at + NEW * H)[None, :]
-    tl.store(out_ptr + tl.arange(0, H), tl.sum(d_r * w[0] + d_z * w[1] + d_n * w[2], axis=1))
+    both = tl.fma(d_z, w[1], d_r * w[0])
+    tl.store(out_ptr + tl.arange(0, H), tl.sum(tl.fma(d_n, w[2], both), axis=1))
 
 
 @triton.jit
-def _descend_gate(w, w_ptr, x_ptr, d_ptr, T, lr, H: tl.constexpr):
-    """A tile of W - lr x^T d, stored; x and d [H] of T rows of scratch."""
-    units = tl.arange(0, H)
+def _descend_gate(w_ptr, x_ptr, d_ptr, T, lr, H: tl.constexpr):
+    """One tile of W -= lr x^T d; x and d [H] of T rows of scratch."""
+    units, at = tl.arange(0, H), _square(w_ptr, H)
+    w = tl.load(at)
+    total = w * 0.0  # zeros laid out as W is: else the compiler moves the whole sum to other threads at the end
     for t in range(T):
-        x = tl.load(x_ptr + t * (ROW * H) + units) * -lr
-        w += x[:, None] * tl.load(d_ptr + t * (ROW * H) + units)[None, :]
-    tl.store(_square(w_ptr, H), w)
+        x = tl.load(x_ptr + t * (ROW * H) + units)
+        total += x[:, None] * tl.load(d_ptr + t * (ROW * H) + units)[None, :]
+    tl.store(at, w - lr * total)
 
 
 @triton.jit
-def _descend(w, w_ptr, x_ptr, d_ptr, T, lr, H: tl.constexpr, NEW: tl.constexpr):
-    """W - lr x^T d, gate by gate (there are no registers for more); d [4, H], NEW as in _product_back."""
-    _descend_gate(w[0], w_ptr, x_ptr, d_ptr, T, lr, H)
-    _descend_gate(w[1], w_ptr + H * H, x_ptr, d_ptr + H, T, lr, H)
-    _descend_gate(w[2], w_ptr + 2 * H * H, x_ptr, d_ptr + NEW * H, T, lr, H)
+def _descend(w_ptr, x_ptr, d_ptr, T, lr, H: tl.constexpr, NEW: tl.constexpr):
+    """W -= lr x^T d, NEW as in _product_back. The sum needs the registers: W is read again, but rounded only once."""
+    _descend_gate(w_ptr, x_ptr, d_ptr, T, lr, H)
+    _descend_gate(w_ptr + H * H, x_ptr, d_ptr + H, T, lr, H)
+    _descend_gate(w_ptr + 2 * H * H, x_ptr, d_ptr + NEW * H, T, lr, H)
 
 
 @triton.jit
@@ -179,13 +182,18 @@ def _unroll(row_ptr, u, u_ptr, T, lr, H: tl.constexpr, LAYER: tl.constexpr):
         tl.debug_barrier()
         _product_back(row + GRADIENT * H, u, row_ptr + CARRIED * H, H, 3)
         tl.debug_barrier()
-    _descend(u, u_ptr, row_ptr + (STATE + LAYER) * H, row_ptr + GRADIENT * H, T, lr, H, 3)
+    _descend(u_ptr, row_ptr + (STATE + LAYER) * H, row_ptr + GRADIENT * H, T, lr, H, 3)
+    nothing = tl.zeros((H,), tl.float32)
+    s_r, s_z, s_n, s_m = nothing, nothing, nothing, nothing
     for t in range(T):
         row = row_ptr + t * (ROW * H) + GRADIENT * H
         d_r, d_z, d_n = _gates(row, H)
-        d_m = tl.load(row + 3 * H + units)
-        _subtract(u_ptr + 3 * H * H, d_r, d_z, d_n, lr, H)
-        _subtract(u_ptr + 3 * H * (H + 1), d_r, d_z, d_m, lr, H)
+        s_r += d_r
+        s_z += d_z
+        s_n += d_n
+        s_m += tl.load(row + 3 * H + units)
+    _subtract(u_ptr + 3 * H * H, s_r, s_z, s_n, lr, H)
+    _subtract(u_ptr + 3 * H * (H + 1), s_r, s_z, s_m, lr, H)
 
 
 @triton.jit
@@ -228,6 +236,7 @@ def _train_gru_kernel(letters_ptr, starts_ptr, labels_ptr, drawn_ptr, loss_ptr, 
         u2 = _forward(row_ptr, letters_ptr + start, w1_ptr, p_ptr, T, H)
         last_h = row_ptr + T * (ROW * H) + (STATE + 1) * H
         loss, _, gradient, h, fc = _classify(last_h, fc_ptr, tl.load(labels_ptr + name), H, CLASSES)
+        tl.debug_barrier()  # everyone has read the bias
         tl.store(loss_ptr + table + step, loss)
         tl.store(row_ptr + CARRIED * H + units, tl.sum(fc * gradient[None, :], axis=1))
         tl.store(fc_ptr + units[:, None] * CLASSES + classes[None, :], fc - (lr * h)[:, None] * gradient[None, :])
@@ -239,7 +248,7 @@ def _train_gru_kernel(letters_ptr, starts_ptr, labels_ptr, drawn_ptr, loss_ptr, 
         for t in range(T):
             row = row_ptr + t * (ROW * H)
             _product_back(row + GRADIENT * H, w2, row + (ROW + CARRIED) * H, H, 2)
-        _descend(w2, w2_ptr, row_ptr + ROW * H, row_ptr + GRADIENT * H, T, lr, H, 2)
+        _descend(w2_ptr, row_ptr + ROW * H, row_ptr + GRADIENT * H, T, lr, H, 2)
         tl.store(row_ptr + CARRIED * H + units, tl.zeros((H,), tl.float32))
         tl.debug_barrier()
         _unroll(row_ptr, _tiles(p_ptr, H), p_ptr, T, lr, H, 0)
