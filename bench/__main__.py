@@ -1,11 +1,22 @@
-"""python -m bench: run every suite, store each in results/, make RESULTS.md from all that is stored there."""
+"""python -m bench: run every suite, store each in results/, make RESULTS.md and MILLION.md from all of them."""
 
 import argparse
 import json
 import re
 from typing import Any
 
-from bench import bench_chain_kernel, bench_classifier, bench_train_cnn, bench_train_gru, bench_train_mlp, page, peak
+from bench import (
+    bench_chain_kernel,
+    bench_classifier,
+    bench_correlation,
+    bench_interpolate,
+    bench_train_cnn,
+    bench_train_gru,
+    bench_train_mlp,
+    million,
+    page,
+    peak,
+)
 from wsfast import provenance
 
 SUITES = {
@@ -14,17 +25,19 @@ SUITES = {
     "train_gru": bench_train_gru,
     "chains": bench_chain_kernel,
     "classifier": bench_classifier,
+    "interpolate": bench_interpolate,
+    "correlation": bench_correlation,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--page", action="store_true", help="only make RESULTS.md again")
+    parser.add_argument("--page", action="store_true", help="only make the pages again")
     parser.add_argument("--quick", action="store_true", help="two rounds of small cases, printed and not stored")
     parser.add_argument("--only", nargs="+", choices=SUITES, help="these suites")
     options = parser.parse_args()
     if options.page:
-        page.write()
+        write_pages()
         return
     ceilings = peak.sgemm()
     print(page.ceiling(ceilings), flush=True)
@@ -47,11 +60,19 @@ def store(made_by: dict[str, Any], ceilings: dict[str, float], part: str, rows: 
     machine = re.sub("[^a-z0-9]+", "-", made_by["device"].lower()).strip("-")
     page.RESULTS.mkdir(exist_ok=True)
     file = page.RESULTS / f"{made_by['time'][:10]}-{machine}.json"
+    peaks = {part: ceilings}
     if file.exists():
-        rows = rows + [row for row in json.loads(file.read_text())["rows"] if row["part"] != part]
+        before = json.loads(file.read_text())
+        rows = rows + [row for row in before["rows"] if row["part"] != part]
         rows.sort(key=lambda row: [*SUITES].index(row["part"]))
-    file.write_text(json.dumps({**made_by, "peak": ceilings, "rows": rows}, indent=1) + "\n")
+        peaks = before["peak"] | peaks
+    file.write_text(json.dumps({**made_by, "peak": peaks, "rows": rows}, indent=1) + "\n")
+    write_pages()
+
+
+def write_pages() -> None:
     page.write()
+    million.write()
 
 
 if __name__ == "__main__":

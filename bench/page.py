@@ -11,12 +11,12 @@ HEAD = """# Results
 
 Made by `python -m bench` from `results/*.json`; `python -m bench --page` makes it again. Time: median and quartiles of
 interleaved rounds, for one step of one network (train_mlp, train_cnn, train_gru), all factors or Grams (chain_factor,
-chain_gram), one N x N matrix (chain_kernel), one fit (classifier) or one labeling's fit and test (labelings). GFLOP/s:
-operations by formula over the median. Peak: the best float32 matrix product, measured anew before each run of suites
-(the line below is the last run's; a row's share is of its own). Ratio: the best peer's time over this one's. Error: of
-training and chains against NumPy float64, of the weight change (the median of the checked networks, and the worst,
-which rounding alone can carry over a ReLU's kink) or of the entries, all float32; of classifier and labelings the share
-of wrong answers on test networks.
+chain_gram), one N x N matrix (chain_kernel), one fit (classifier), one labeling's fit and test (labelings), one pair's
+line of 25 points (interpolate) or one pair of networks (correlation). GFLOP/s: operations by formula over the median.
+Peak: the best float32 matrix product, measured before each suite. Ratio: the best peer's time over this one's. Error:
+of training, chains and correlations against NumPy float64, of the weight change (the median of the checked networks,
+and the worst, which rounding alone can carry over a ReLU's kink) or of the entries, all float32; of interpolate of a
+line's losses; of classifier and labelings the share of wrong answers on test networks.
 """
 
 
@@ -64,5 +64,6 @@ def write() -> None:
         run = json.loads(file.read_text())
         packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
         text += f"\n## {run['device']}, {run['time'][:10]}\n\n{packages}.\n"
-        text += f"{ceiling(run['peak'])}\n{tables(run['rows'])}"
+        for part, rows in groupby(run["rows"], lambda row: row["part"]):
+            text += f"\n### {part}\n\n{ceiling(run['peak'][part])}\n{tables(list(rows))}"
     (HERE / "RESULTS.md").write_text(text)

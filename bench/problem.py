@@ -52,6 +52,8 @@ class Problem:
         train = {"x": self.pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
         net = {"sizes": self.sizes, "slopes": np.array([0, 0, 0, 1], np.float32), "shape": np.array([1, 1, self.d])}
         net |= {"norms": np.zeros(4, np.int64), "adds": np.full(4, -1)}
+        nothing = np.empty(0, np.float32)
+        net |= {"fixed_at": none, "fixed_to": nothing, "gate_at": np.full(4, -1), "gates": nothing}
         scaling = {"scale": self.scale, "shift": self.shift}
         self.common = {**train, "test_rows": none, "test_labels": none, **net, **scaling, **run, **draw}
 

@@ -16,9 +16,10 @@ A convolution with its BatchNorm is a branch, (weight [c, size, size, n], bias [
 import numpy as np
 
 from . import philox
+from .asymmetric import hold
 from .batchnorm import initial_state, move_statistics, normalise, normalise_backward
 from .convolution import convolve, convolve_backward
-from .mlp import batch, cross_entropy, sgd_step
+from .mlp import NOWHERE, batch, cross_entropy, sgd_step
 from .pooling import max_pool, max_pool_backward
 
 
@@ -100,6 +101,19 @@ def initial_parameters(sizes, shortcuts, seed, task, repeat):
     return units, drawn((sizes[-2], sizes[-1]), sizes[-1])
 
 
+def split(flat, sizes, shortcuts):
+    """The parameters [P] of train_cnn: (units, head)."""
+    units, at = [], 0
+    for c, n, shortcut in zip(sizes[:-2], sizes[1:-1], shortcuts, strict=True):
+        unit = []
+        for size in (3, 1) if shortcut else (3,):
+            w, b, state, _ = np.split(flat[at:], np.cumsum([c * size * size * n, n, 4 * n]))
+            unit.append((w.reshape(c, size, size, n), b, state.reshape(4, n)))
+            at += (c * size * size + 5) * n
+        units.append(unit)
+    return units, (flat[at : -sizes[-1]].reshape(sizes[-2], sizes[-1]), flat[-sizes[-1] :])
+
+
 def images(x, rows, scale, shift, shape, crops, pad):
     """The network's input [B, c, h, w] for rows of x, as `wsfast.reference.mlp.batch` scales and augments them."""
     return batch(x, rows, scale, shift, shape, crops, pad).reshape(-1, *shape)
@@ -114,7 +128,8 @@ def evaluate(x, rows, labels, shape, scale, shift, net):
 
 
 def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, strides, norm_last, pools, shortcuts,
-              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
+              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at=NOWHERE,
+              fixed_to=NOWHERE):  # fmt: skip
     """One network's whole run.
 
     sizes [L + 2]: channels of the images and of every unit, classes; slopes, strides, norm_last, pools, shortcuts [L]:
@@ -127,6 +142,8 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     net = units, head, slopes, strides, norm_last, pools
     branches = [branch for unit in units for branch in unit]
     trained = [p for w, b, state in branches for p in (w, b, state[:2])] + list(head)
+    declared = [p for branch in branches for p in branch] + list(head)
+    hold(declared, fixed_at, fixed_to)
     velocities = [np.zeros_like(p) for p in trained]
     loss_curve = np.zeros(len(lr))
     n = len(train_rows)
@@ -147,9 +164,9 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             gradients = [g for unit in d_units for branch in unit for g in branch] + list(d_head)
             for p, g, v in zip(trained, gradients, velocities, strict=True):
                 sgd_step(p, g, v, lr[epoch], momentum, weight_decay)
+            hold(declared, fixed_at, fixed_to)
     record = [
         *evaluate(x, train_rows, train_labels, shape, scale, shift, net),
         *evaluate(x, test_rows, test_labels, shape, scale, shift, net),
     ]
-    flat = [p.ravel() for branch in branches for p in branch] + [p.ravel() for p in head]
-    return np.concatenate(flat), loss_curve, np.array(record)
+    return np.concatenate([p.ravel() for p in declared]), loss_curve, np.array(record)

@@ -4,6 +4,7 @@ Layer k = 0 .. L - 1, y_{-1} the network's input x:
 
     z_k = y_{k-1} W_k + b_k
     a_k = max(z_k, 0) + slope_k min(z_k, 0)         slope 0 is ReLU, 0.01 LeakyReLU, 1 no activation
+    a_k = sigmoid(z_k F_k) * z_k                    where slope_k is a matrix F_k: `wsfast.reference.asymmetric`
     n_k = BatchNorm(a_k) where norms_k is 1, else a_k
     y_k = n_k + y_j where j = adds_k >= 0 (an earlier layer of the same size), else n_k
 
@@ -21,17 +22,19 @@ from itertools import pairwise
 import numpy as np
 
 from . import philox
+from .asymmetric import gate, gate_backward, hold
 
 EPS, MOVE = 1e-5, 0.1  # torch's defaults
+NOWHERE = np.empty(0, np.int64)
 
 
 def forward(x, weights, biases, slopes, norm, adds, training):
-    """Every layer's activation and output: ([a_0, ..., a_{L-1}], [x, y_0, ..., y_{L-1}])."""
+    """Every layer's activation (z_k of a gated one) and output: ([a_0, ..., a_{L-1}], [x, y_0, ..., y_{L-1}])."""
     activations, outputs = [], [x]
     for w, b, slope, state, add in zip(weights, biases, slopes, norm, adds, strict=True):
         z = outputs[-1] @ w + b
-        a = np.where(z > 0, z, slope * z)
-        y = a
+        a = np.where(z > 0, z, slope * z) if np.ndim(slope) == 0 else z
+        y = a if np.ndim(slope) == 0 else gate(z, slope)[0]
         if state is not None:
             gamma, beta, mean, variance = state
             if training:
@@ -82,7 +85,10 @@ def backward(activations, outputs, gradient, weights, slopes, norm, adds):
             d_gamma, d_beta = (gradient * unit).sum(axis=0), gradient.sum(axis=0)
             d_state = np.stack([d_gamma, d_beta])
             gradient = norm[k][0] / root * (gradient - (d_beta + unit * d_gamma) / len(a))
-        gradient = gradient * np.where(a > 0, 1.0, slopes[k])
+        if np.ndim(slopes[k]) == 0:
+            gradient = gradient * np.where(a > 0, 1.0, slopes[k])
+        else:
+            gradient = gate_backward(a, gate(a, slopes[k])[1], slopes[k], gradient)
         d_weights.insert(0, outputs[k].T @ gradient)
         d_biases.insert(0, gradient.sum(axis=0))
         d_norm.insert(0, d_state)
@@ -119,6 +125,29 @@ def initial_norm(sizes, norms):
     return [np.repeat(start, n, axis=1) if normed else None for n, normed in zip(sizes[1:], norms, strict=True)]
 
 
+def bends(sizes, slopes, gate_at, gates):
+    """Every layer's slope, or F_k [n_k, n_k] where gate_at [L] says where it starts in `gates` (None: nowhere)."""
+    if gate_at is None:
+        return list(slopes)
+    matrices = (gates[max(at, 0) :][: n * n].astype(float) for at, n in zip(gate_at, sizes[1:], strict=True))
+    return [
+        slope if at < 0 else f.reshape(n, n)
+        for slope, at, f, n in zip(slopes, gate_at, matrices, sizes[1:], strict=True)
+    ]
+
+
+def split(flat, sizes, norms):
+    """The parameters [P] of train_mlp: (weights, biases, norm)."""
+    weights, biases, norm, at = [], [], [], 0
+    for (n_in, n), normed in zip(pairwise(sizes), norms, strict=True):
+        w, b, state, _ = np.split(flat[at:], np.cumsum([n_in * n, n, 4 * n * normed]))
+        weights.append(w.reshape(n_in, n))
+        biases.append(b)
+        norm.append(state.reshape(4, n) if normed else None)
+        at += n_in * n + n + 4 * n * normed
+    return weights, biases, norm
+
+
 def batch(x, rows, scale, shift, shape, crops, pad):
     """The network's input for rows of x, augmented where `crops` [B, 3] is given, then scaled: float64 [B, d]."""
     images = x[rows].astype(np.float64)
@@ -139,14 +168,17 @@ def evaluate(x, rows, labels, weights, biases, slopes, norm, adds, scale, shift)
 
 
 def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, norms, adds, scale, shift, shape, lr,
-              momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
+              momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at=NOWHERE, fixed_to=NOWHERE,
+              gate_at=None, gates=None):  # fmt: skip
     """One network's whole run.
 
     x [n, d] uint8 or float32, of which train_rows / test_rows [.] belong to the task (labels int [.]); sizes [L + 1];
     slopes, norms, adds [L]: as above, norms 1 for a layer with BatchNorm, adds -1 for one that adds nothing; scale,
     shift [d]: the input is x * scale + shift; shape (c, h, w) of an image; lr [epochs]; batch_size: the last batch of
     an epoch may be smaller; pad: random crop after padding by `pad`, and mirroring, -1 for none. gamma and beta are
-    trained as every other parameter, weight decay included.
+    trained as every other parameter, weight decay included. fixed_at int [F]: entries of the result that stay fixed_to
+    [F] from first to last, whatever their gradients; gate_at int [L]: where in `gates` F_k [n_k, n_k] starts, -1 for a
+    layer without (None: all), which then has neither norm nor sum.
 
     Returns (parameters [P]: W_0, b_0, then gamma_0, beta_0, running mean and variance of a normed layer, W_1, ... each
     row-major; loss_curve [epochs]: mean loss of the samples of an epoch, each in the step that used it; record [4]:
@@ -154,6 +186,9 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     """
     weights, biases = initial_parameters(sizes, seed, task, repeat, norms)
     norm = initial_norm(sizes, norms)
+    declared = [p for layer in zip(weights, biases, norm, strict=True) for p in layer if p is not None]
+    hold(declared, fixed_at, fixed_to)
+    slopes = bends(sizes, slopes, gate_at, gates)
     trained = [*weights, *biases, *(state[:2] for state in norm if state is not None)]
     velocities = [np.zeros_like(p) for p in trained]
     loss_curve = np.zeros(len(lr))
@@ -173,9 +208,7 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             gradients = [*d_weights, *d_biases, *(g for g in d_norm if g is not None)]
             for p, g, v in zip(trained, gradients, velocities, strict=True):
                 sgd_step(p, g, v, lr[epoch], momentum, weight_decay)
-    flat = []
-    for w, b, state in zip(weights, biases, norm, strict=True):
-        flat += [w.ravel(), b] if state is None else [w.ravel(), b, state.ravel()]
+            hold(declared, fixed_at, fixed_to)
     fixed = weights, biases, slopes, norm, adds, scale, shift
     record = [*evaluate(x, train_rows, train_labels, *fixed), *evaluate(x, test_rows, test_labels, *fixed)]
-    return np.concatenate(flat), loss_curve, np.array(record)
+    return np.concatenate([p.ravel() for p in declared]), loss_curve, np.array(record)

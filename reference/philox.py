@@ -9,7 +9,8 @@ Salmon, Moraes, Dror, Shaw, "Parallel Random Numbers: As Easy as 1, 2, 3" (SC 20
 
 import numpy as np
 
-INIT, ORDER, AUGMENT, CLASSIFIER, SAMPLE = 0, 1, 2, 3, 4  # purposes; item is the parameter's position or the epoch
+INIT, ORDER, AUGMENT, CLASSIFIER, SAMPLE = range(5)  # purposes; item is the parameter's position or the epoch
+MASK, FIXED, GATE = range(5, 8)  # of what all networks of a declaration share
 
 _M0, _M1 = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 _W0, _W1 = np.uint32(0x9E3779B9), np.uint32(0xBB67AE85)

@@ -70,7 +70,7 @@ def test_rescaling_between_layers(zoo):
 
 
 def test_cosine_kernel_is_one_on_the_diagonal(zoo):
-    for features in chains.FEATURES:
+    for features in chains.features_of(zoo.network):
         k = chains.feature_kernel(features, zoo, chain=2)
         np.testing.assert_allclose(np.diag(k), 1, rtol=1e-6)
         assert np.linalg.eigvalsh(k).min() > -1e-5
@@ -203,7 +203,7 @@ def test_bad_input(zoo, monkeypatch):
         wsfast.chain_factor(zoo, 9)
     with pytest.raises(ValueError, match=r"form must be auto, factorised or packed, got 'fast'"):
         wsfast.chain_kernel(zoo, form="fast")
-    with pytest.raises(ValueError, match=r"features must be one of chain, chain_unit, raw"):
+    with pytest.raises(ValueError, match=r"features must be one of chain, chain_unit, chain_folded, raw"):
         chains.feature_kernel("gram", zoo)
     with pytest.raises(ValueError, match=r"by cosine only"):
         chains.feature_kernel("raw", zoo, cosine=False)
@@ -226,5 +226,7 @@ def test_bad_input(zoo, monkeypatch):
     conv = wsfast.WeightSet(plain, arrays, np.zeros(1, np.int64), np.zeros(1, np.int64))
     with pytest.raises(ValueError, match=r"row_normalize is for fully connected chains, plainnet5"):
         wsfast.chain_factor(conv, 2, row_normalize=True)
+    with pytest.raises(ValueError, match=r"fold_norm wants BatchNorm, chain 2 of mlp4 has none"):
+        chains.feature_kernel("chain_folded", zoo, chain=2)
     assert wsfast.chain_factor(conv, 2).shape == (1, 243, 4)
     assert gram.chain_factor([arrays["conv1.weight"]]).shape == (1, 27, 2)

@@ -126,7 +126,7 @@ def test_module_and_usage():
 def test_a_set_is_generated_verified_and_studied(tmp_path, capsys):
     zoo = str(tmp_path / "zoo")
     assert cli.main(["generate", *SMALL[: SMALL.index("--permutations")], "--out", zoo]) == 0
-    assert "24 x mlp4, 4 tasks, 0 diverged" in capsys.readouterr().out
+    assert "24 x mlp4, 4 tasks), 0 diverged, " in capsys.readouterr().out
     assert cli.main(["verify", zoo, "--retrain", "2"]) == 0
     assert "sound, 2 networks trained again are the same" in capsys.readouterr().out
     assert cli.main(["study", zoo, "--permutations", "9", "--out", str(tmp_path / "run"), "--json"]) == 0
@@ -139,3 +139,71 @@ def test_a_set_is_generated_verified_and_studied(tmp_path, capsys):
     assert "shard-00000.safetensors is damaged" in capsys.readouterr().err
     assert cli.main(["study", zoo, "--out", str(tmp_path / "run")]) == 2
     assert "shard-00000.safetensors is damaged" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
+    zoo = tmp_path / "zoo"
+    command = ["generate", *SMALL[: SMALL.index("--permutations")], "--out", str(zoo)]
+    assert cli.main([*command, "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    assert "24 x mlp4 on digits: 4 tasks x 6 repeats, 0 of them there already" in said
+    assert "682 parameters and 30 steps a network (3 epochs)" in said
+    assert "weights 65.5 kB, shards: 1" in said
+    assert "chain 3: factors [64, 8], packed" in said
+    assert re.search(r"training about \d+ s, from trials of 24 now", said)
+    assert not zoo.exists()
+    assert cli.main(command) == 0
+    capsys.readouterr()
+    assert cli.main([*command, "--dry-run"]) == 0
+    assert "24 of them there already" in capsys.readouterr().out
+    assert cli.main(["study", *SMALL, "--dry-run", "--json", "--out", str(tmp_path / "run")]) == 0
+    assert json.loads(capsys.readouterr().out)["shards"] is None
+    assert cli.main(["study", str(zoo), "--dry-run", "--out", str(tmp_path / "run")]) == 0
+    assert "24 of 24 x mlp4" in capsys.readouterr().out
+    assert not (tmp_path / "run").exists()
+
+
+def test_info_of_a_stored_set(tmp_path, capsys, zoo):
+    zoo.save(tmp_path / "zoo")
+    assert cli.main(["info", str(tmp_path / "zoo")]) == 0
+    said = capsys.readouterr().out
+    assert "40 of 40 x mlp4, 2,810 parameters each, 4 tasks of digits" in said
+    assert "0 diverged" in said
+    assert "made by numba fp32, seed 0: lr 0.05" in said
+    assert cli.main(["info", str(tmp_path / "zoo"), "--json"]) == 0
+    about = json.loads(capsys.readouterr().out)
+    assert about["accuracy"]["train_accuracy"]["mean"] == pytest.approx(zoo.records["train_accuracy"].mean())
+    assert [c["d"] for c in about["chains"]] == [64, 64, 64]
+    assert cli.main(["info", str(tmp_path)]) == 2
+
+
+def test_events_are_lines_of_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("wsfast.events.EVERY", 0.0)
+    log = tmp_path / "events"
+    small = SMALL[: SMALL.index("--permutations")]
+    assert cli.main(["--log-json", str(log), "generate", *small, "--out", str(tmp_path / "zoo")]) == 0
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert [events[0]["event"], events[-1]["event"]] == ["start", "end"]
+    assert events[0]["arguments"]["repeats"] == 6
+    assert (events[-1]["code"], events[-1]["message"]) == (0, None)
+    progress = [e for e in events if e["event"] == "progress"]
+    assert [e["done"] for e in progress] == list(range(1, 25))
+    last = progress[-1]
+    assert (last["total"], last["unit"], last["diverged"]) == (24, "net", 0)
+    assert last["per_s"] > 0 == last["eta_s"]
+    assert 0.3 < last["train_accuracy"] <= 1
+    assert cli.main(["--log-json", str(log), "study", str(tmp_path / "zoo"), "--alpha", "2"]) == 2
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    assert (events[-1]["code"], events[-1]["message"]) == (2, "study: alpha must be in (0, 1), got 2.0")
+
+
+def test_a_device_that_fails_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch):
+    def fails(*_, **__):
+        raise RuntimeError("CUDA error in networks 3 to 7")
+
+    monkeypatch.setattr("wsfast.generation._on_cpu", fails)
+    assert cli.main(["generate", "--out", str(tmp_path)]) == 3
+    assert "networks 3 to 7" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    assert "3    the device or the cluster failed" in capsys.readouterr().out

@@ -43,8 +43,21 @@ def problem(sizes, shape, n=11, n_test=3, batch_size=4, slope=0.0, strides=None,
         "seed": 7,
         "task": 3,
         "repeat": 5,
+        "fixed_at": np.empty(0, np.int64),
+        "fixed_to": np.empty(0, np.float32),
     }
     return {**fixed, **changes}
+
+
+def fixed(case, share=0.2):
+    """The case with a share of every weight's entries, drawn, fixed at N(0, 1)."""
+    rng, at, start = np.random.default_rng(len(case["sizes"])), [], 0
+    units, head = cnn.initial_parameters(case["sizes"], case["shortcuts"], 0, 0, 0)
+    for arrays in [branch for unit in units for branch in unit] + [head]:
+        at.append(start + rng.permutation(arrays[0].size)[: int(share * arrays[0].size)])
+        start += sum(a.size for a in arrays)
+    at = np.sort(np.concatenate(at))
+    return {**case, "fixed_at": at, "fixed_to": rng.standard_normal(len(at)).astype(np.float32)}
 
 
 CASES = {
@@ -63,6 +76,8 @@ CASES = {
     "batch larger than the task, nothing to test": problem((1, 6, 2), (5, 4), n=6, batch_size=99, n_test=0),
     "one position": problem((3, 4, 5, 2), (2, 2), strides=[2, 2], pools=[0, 0]),
 }  # fmt: skip
+CASES["fixed weights"] = fixed({**CASES["everything"], "weight_decay": 0.1})
+CASES["fixed, shortcuts"] = fixed(CASES["resnet5"])
 FLAGS = ("slopes", "strides", "norm_last", "pools")
 
 
@@ -77,6 +92,17 @@ def torch_run(case, dtype):
     net = [[(*map(tensor, (w, b, s[0], s[1])), *(tensor(r, False) for r in s[2:])) for w, b, s in u] for u in units]
     w_head, b_head = map(tensor, head)
     every = [p for unit in net for branch in unit for p in branch] + [w_head, b_head]
+    flat, free = np.zeros(sum(p.numel() for p in every)), np.ones(sum(p.numel() for p in every))
+    flat[case["fixed_at"]], free[case["fixed_at"]] = case["fixed_to"], 0
+    ends = np.cumsum([p.numel() for p in every])[:-1]
+    held = {
+        id(p): [tensor(a.reshape(p.shape), False) for a in pair]
+        for p, *pair in zip(every, np.split(free, ends), np.split(flat, ends), strict=True)
+    }
+
+    def effective(p):
+        return held[id(p)][0] * p + held[id(p)][1]
+
     rates = {"momentum": case["momentum"], "weight_decay": case["weight_decay"]}
     optimiser = torch.optim.SGD([p for p in every if p.requires_grad], lr=1, **rates)
     flags = list(zip(*(case[name] for name in FLAGS), strict=True))
@@ -94,7 +120,7 @@ def torch_run(case, dtype):
             for unit, (slope, stride, norm_last, pool) in zip(net, flags, strict=True):
                 done = []
                 for w, b, gamma, beta, mean, variance in unit:
-                    z = F.conv2d(y, w.permute(3, 0, 1, 2), b, int(stride), w.shape[1] // 2)
+                    z = F.conv2d(y, effective(w).permute(3, 0, 1, 2), b, int(stride), w.shape[1] // 2)
                     z = F.leaky_relu(z, float(slope)) if norm_last else z
                     if z[:, 0].numel() > 1:
                         z = F.batch_norm(z, mean, variance, gamma, beta, training=True)
@@ -106,11 +132,11 @@ def torch_run(case, dtype):
                     done.append(z)
                 y = sum(done) if norm_last else F.leaky_relu(sum(done), float(slope))
                 y = F.max_pool2d(y, 2) if pool else y
-            logits = y.mean(dim=(2, 3)) @ w_head + b_head
+            logits = y.mean(dim=(2, 3)) @ effective(w_head) + b_head
             optimiser.zero_grad()
             F.cross_entropy(logits, torch.tensor(case["train_labels"][chosen])).backward()
             optimiser.step()
-    return np.concatenate([p.detach().numpy().ravel() for p in every])
+    return np.concatenate([effective(p).detach().numpy().ravel() for p in every])
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -236,6 +262,13 @@ def test_a_dead_channel_stays_finite():
     oracle, got = cnn.train_cnn(**case)[0], run(case)[0]
     assert np.isfinite(got).all()
     assert np.isfinite(oracle).all()
+
+
+@pytest.mark.parametrize("name", ["fixed weights", "fixed, shortcuts"])
+def test_fixed_weights_keep_their_bits(name):
+    case = CASES[name]
+    for parameters in (run(case)[0], cnn.train_cnn(**case)[0]):
+        np.testing.assert_array_equal(parameters[case["fixed_at"]], case["fixed_to"])
 
 
 def test_a_network_blows_up_visibly():

@@ -167,10 +167,18 @@ def test_reference_backend_trains_the_same_convolutional_networks(name, image_ta
 
 
 def test_a_study_of_convolutional_networks(plain):
-    result = wsfast.study(plain, permutations=0, progress=False).to_dict()
+    study = wsfast.study(plain, permutations=0, progress=False)
+    result = study.to_dict()
     assert result["network"] == "plainnet5"
     assert {c["chain"] for c in result["cells"]} == {1, 2, 3, 4}
-    assert {c["features"] for c in result["cells"]} == {"chain", "chain_unit", "raw", "statistics"}
+    assert {c["features"] for c in result["cells"]} == {
+        "chain",
+        "chain_unit",
+        "chain_folded",
+        "raw",
+        "statistics",
+    }
+    assert "chain, BN folded" in study.table()
 
 
 @pytest.fixture(scope="module")

@@ -70,6 +70,17 @@ def test_chain_kernels_by_hand():
     assert whole.bytes == half.bytes == 4 * 3 * (20 + 16)
 
 
+def test_convolutional_networks_by_hand():
+    """The project's figures for plainnet5: compute alone takes 16.8 s in bf16 and 33 s in tf32, batches of 100."""
+    units = [(3, 32, 32), (32, 64, 16), (64, 128, 8), (128, 256, 4)]
+    for precision, seconds in (("bf16", 16.8), ("tf32", 33)):
+        floor = model.cnn_floor(units, 100, "units", precision, model.ASSUMED, 5000)
+        assert floor.compute * 5000 * 300 == pytest.approx(seconds, rel=0.05)
+    tiny = model.cnn_floor([(3, 4, 2), (4, 8, 1)], 5, "units", "tf32", model.ASSUMED, 1)
+    assert tiny.flop == 2 * 5 * 9 * (2 * 3 * 4 * 4 + 3 * 4 * 8)
+    assert tiny.bytes == 4 * 5 * (6 * 4 * 4 + 7 * 8) + 24 * 9 * (3 * 4 + 4 * 8)
+
+
 def test_recurrent_networks_of_the_paper():
     """The project's figures for 900 networks x 10,000 names: 3.5 s of traffic, 0.96 s of arithmetic."""
     floor = model.gru_floor(128, 7, model.ASSUMED)

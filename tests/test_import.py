@@ -69,6 +69,23 @@ def test_state_dicts_of_different_widths():
             assert row["unit_columns"] == pytest.approx(1, abs=1e-6)
 
 
+def test_sets_of_mixed_widths_are_stored_studied_and_searched(four_tasks, tmp_path):
+    recipe = four_tasks.recipe.with_epochs(2)
+    parts = [
+        wsfast.generate("mlp4", four_tasks, repeats=4, width=width, recipe=recipe, progress=False) for width in (8, 11)
+    ]
+    states = [part.to_torch(i).state_dict() for part in parts for i in range(len(part))]
+    zoo = wsfast.WeightSet.from_torch(states, np.concatenate([part.labels for part in parts]))
+    folder = zoo.save(tmp_path / "zoo")
+    cells = wsfast.study(wsfast.WeightSet.open(folder), quick=True, progress=False).to_dict()["cells"]
+    assert {c["features"] for c in cells} == {"chain", "chain_unit", "raw", "statistics"}
+    np.testing.assert_allclose(
+        wsfast.chain_kernel(zoo, chain=3)[:16, 16:], wsfast.chain_kernel(*parts, chain=3), rtol=1e-5
+    )
+    (best, *_) = wsfast.search(parts[1].to_torch(5), folder, top=1)
+    assert best["network"] == 16 + 5
+
+
 @pytest.mark.parametrize("suffix", [".safetensors", ".npz", ".pt"])
 def test_files_in_folders_are_labelled_by_them(tmp_path, suffix):
     models = [model(i) for i in range(6)]

@@ -46,6 +46,16 @@ def test_two_sided_by_hand():
     assert inference.p_chance_two_sided(5, 10, 0.5) == 1
 
 
+def test_mcnemar_by_hand():
+    """Ten discordant pairs, two of one kind: 2 (1 + 10 + 45) / 1024. SAS's and R's textbook tables beside it."""
+    assert inference.p_mcnemar(2, 8) == inference.p_mcnemar(8, 2) == pytest.approx(112 / 1024)
+    assert inference.p_mcnemar(0, 0) == inference.p_mcnemar(5, 5) == 1
+    assert inference.p_mcnemar(0, 6) == pytest.approx(2 / 64)
+    assert inference.p_mcnemar(86, 150) == pytest.approx(3.716e-5, rel=1e-3)  # approval ratings, Agresti 1990
+    with pytest.raises(ValueError, match=r"want counts of at least 0, got -1 and 2"):
+        inference.p_mcnemar(-1, 2)
+
+
 @pytest.mark.parametrize("level", [0.05, 0.05 / 3])
 @pytest.mark.parametrize(("errors", "n"), [(0, 7), (15, 400), (3, 80), (1, 1000), (2, 59), (19, 400), (39, 800)])
 def test_smallest_n_by_trying_every_n(errors, n, level):

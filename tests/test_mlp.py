@@ -6,8 +6,22 @@ from wsfast.kernels.numba import mlp as compiled
 from wsfast.reference import mlp, philox
 
 
+def asymmetric(sizes, norms, share=0.0, gated=()):
+    """A share of each layer's weights, drawn, fixed at N(0, 1 / 4), and the gates of some layers."""
+    rng, at, start = np.random.default_rng(len(sizes)), [], 0
+    for k, n in enumerate(sizes[1:]):
+        at.append(start + rng.permutation(sizes[k] * n)[: int(share * sizes[k] * n)])
+        start += (sizes[k] + 1 + (4 if norms and norms[k] else 0)) * n
+    at = np.sort(np.concatenate(at)).astype(np.int64)
+    gate_at, end = np.full(len(sizes) - 1, -1), 0
+    for k in gated:
+        gate_at[k], end = end, end + sizes[k + 1] ** 2
+    fixed_to, gates = (rng.standard_normal(n).astype(np.float32) / 2 for n in (len(at), end))
+    return {"fixed_at": at, "fixed_to": fixed_to, "gate_at": gate_at, "gates": gates}
+
+
 def problem(sizes, n=41, n_test=13, batch_size=8, epochs=3, pad=-1, shape=None, slopes=None, norms=None, adds=None,
-            **changes):  # fmt: skip
+            share=0.0, gated=(), **changes):  # fmt: skip
     """A whole run's arguments, by name, drawn from the sizes."""
     rng = np.random.default_rng(sizes)
     d, layers = sizes[0], len(sizes) - 1
@@ -35,6 +49,7 @@ def problem(sizes, n=41, n_test=13, batch_size=8, epochs=3, pad=-1, shape=None, 
         "seed": 7,
         "task": 3,
         "repeat": 5,
+        **asymmetric(sizes, norms, share, gated),
     }
     return {**fixed, **changes}
 
@@ -65,8 +80,17 @@ RESIDUAL = {
     "the paper's": problem((20, *[32] * 12, 2), n=96, batch_size=32, norms=[1] * 12 + [0],
                            adds=[k - 2 if k in range(3, 12, 2) else -1 for k in range(13)]),
 }  # fmt: skip
-assert not CASES.keys() & RESIDUAL.keys()
-CASES |= RESIDUAL
+ASYMMETRIC = {
+    "fixed weights": problem((64, 33, 17, 2), n=70, batch_size=33, share=0.2),
+    "most weights fixed, no momentum": problem((7, 20, 9, 3), share=0.9, momentum=0.0, weight_decay=0.1),
+    "fixed, normed, sums": problem((9, *[11] * 4, 3), norms=[1] * 4 + [0], adds=[-1, -1, -1, 1, -1], share=0.1),
+    "gated": problem((12, 10, 17, 4), slopes=[1.0, 1.0, 1.0], gated=(0, 1)),
+    "gated, ReLU, fixed": problem((65, 33, 16, 5, 2), slopes=[1.0, 0.0, 1.0, 1.0], gated=(0, 2), share=0.1, n=70,
+                                  batch_size=33),
+}  # fmt: skip
+for more in (RESIDUAL, ASYMMETRIC):
+    assert not CASES.keys() & more.keys()
+    CASES |= more
 
 
 def run(op, case):
@@ -78,8 +102,13 @@ def torch_run(case, dtype):
     slopes, norms, adds = case["slopes"], case["norms"], case["adds"]
     key = case["seed"], case["task"], case["repeat"]
     starts = *mlp.initial_parameters(case["sizes"], *key, norms), mlp.initial_norm(case["sizes"], norms)
-    layers = []
+    layers, start, masks = [], 0, []
     for w, b, state in zip(*starts, strict=True):
+        own = (case["fixed_at"] >= start) & (case["fixed_at"] < start + w.size)
+        free, value = np.ones(w.size), np.zeros(w.size)
+        free[case["fixed_at"][own] - start], value[case["fixed_at"][own] - start] = 0, case["fixed_to"][own]
+        masks.append([torch.tensor(a.reshape(w.shape), dtype=dtype) for a in (free, value)])
+        start += w.size + b.size + (0 if state is None else state.size)
         layer = [
             torch.tensor(p, dtype=dtype, requires_grad=True) for p in (w, b, *(() if state is None else state[:2]))
         ]
@@ -99,7 +128,11 @@ def torch_run(case, dtype):
             inputs = mlp.batch(case["x"], rows, case["scale"], case["shift"], case["shape"], crop, case["pad"])
             outputs = [torch.tensor(inputs, dtype=dtype)]
             for k, ((w, b, *affine), running) in enumerate(layers):
-                y = torch.nn.functional.leaky_relu(outputs[-1] @ w + b, float(slopes[k]))
+                z = outputs[-1] @ (masks[k][0] * w + masks[k][1]) + b
+                y = torch.nn.functional.leaky_relu(z, float(slopes[k]))
+                if case["gate_at"][k] >= 0:
+                    f = torch.tensor(case["gates"][case["gate_at"][k] :][: len(b) ** 2], dtype=dtype)
+                    y = torch.sigmoid(z @ f.reshape(len(b), len(b))) * z
                 if norms[k] and len(chosen) > 1:
                     y = torch.nn.functional.batch_norm(y, *running, *affine, training=True)
                 elif norms[k]:  # torch refuses a single sample
@@ -111,6 +144,8 @@ def torch_run(case, dtype):
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
+    for (layer, _), (free, value) in zip(layers, masks, strict=True):
+        layer[0] = free * layer[0] + value
     return np.concatenate([p.detach().numpy().ravel() for layer, running in layers for p in (*layer, *running)])
 
 
@@ -213,8 +248,17 @@ def test_evaluation_reads_the_running_statistics():
         np.testing.assert_allclose(run(op, single)[2][2], loss[0], rtol=1e-4)
 
 
-def test_a_network_blows_up_visibly():
-    case = problem((16, 24, 24, 2), lr=np.array([50.0, 50.0, 50.0], np.float32), epochs=3)
+@pytest.mark.parametrize("name", ASYMMETRIC)
+def test_fixed_weights_keep_their_bits(name):
+    case = CASES[name]
+    for op in (mlp.train_mlp, compiled.train_mlp):
+        parameters = run(op, case)[0]
+        np.testing.assert_array_equal(parameters[case["fixed_at"]], case["fixed_to"])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1])
+def test_a_network_blows_up_visibly(share):
+    case = problem((16, 24, 24, 2), lr=np.array([50.0, 50.0, 50.0], np.float32), epochs=3, share=share)
     with np.errstate(all="ignore"):
         parameters, curve, record = run(compiled.train_mlp, case)
     assert not (np.abs(parameters) < 1e6).all()

@@ -4,9 +4,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import wsfast
-from wsfast.chains import chain_width
+from wsfast.chains import CHAINS, chain_width, has_norm
 from wsfast.network import (
     Layer,
     Network,
@@ -74,13 +75,64 @@ def test_permuting_groups_keeps_the_function_and_the_chains(name):
     np.testing.assert_allclose(outputs(other), outputs(zoo), rtol=1e-9, atol=1e-12)
     images = cnn_layers(zoo.network) is not None  # the Gram of a fourth chain is large
     for chain in range(1, 4 if images else len(zoo.network.chains) + 1):
-        for unit in (False, True):
-            g = wsfast.chain_gram(zoo, chain, column_normalize=unit)
-            h = wsfast.chain_gram(other, chain, column_normalize=unit)
+        for name, how in CHAINS.items():
+            if name == "chain_folded" and not has_norm(zoo.network, chain):
+                continue
+            g, h = (wsfast.chain_gram(z, chain, **how) for z in (zoo, other))
             np.testing.assert_allclose(h, g, atol=2e-6 * np.abs(g).max())
             assert g.shape[1] == chain_width(zoo, chain)
     raw = zoo.network.chain(1)[0].name
     assert not np.allclose(zoo.parameters[raw], other.parameters[raw])
+
+
+def test_the_batchnorm_of_a_weight():
+    found = {name: net.norm_after(net.chain(2)[-1].name) for name, net in ALL.items()}
+    named = {name: norm and norm.name for name, norm in found.items()}
+    none = dict.fromkeys(("mlp4", "mlp4-published", "leaky", "gru2"))
+    assert named == none | dict.fromkeys(ALL.keys() - none.keys(), "bn2")
+    assert ALL["resnet5"].norm_after("shortcut2.weight").name == "shortcut_bn2"
+    assert ALL["sums"].norm_after("fc1.weight") is None
+
+
+@pytest.mark.parametrize("by", ["gamma", "variance"])
+@pytest.mark.parametrize("name", ["plainnet5", "plainnet5-text", "plainnet5-leaky", "resnet5", "resnet-mlp12"])
+def test_folding_removes_what_batchnorm_takes_out(name, by):
+    """W_2 D, its D in gamma^-1 or in the variance: plain chains move from the second on, folded ones do not."""
+    zoo = random_set(ALL[name])
+    arrays = {key: array.copy() for key, array in zoo.parameters.items()}
+    weight = zoo.network.chain(2)[1].name
+    layer, norm = weight.removesuffix(".weight"), zoo.network.norm_after(weight).name
+    d = np.random.default_rng(0).uniform(0.5, 2, arrays[f"{norm}.weight"].shape).astype(np.float32)
+    arrays[weight] *= d.reshape(len(d), *[1] * (arrays[weight].ndim - 2), -1)
+    arrays[f"{layer}.bias"] *= d
+    arrays[f"{norm}.running_mean"] *= d
+    if by == "gamma":
+        arrays[f"{norm}.weight"] /= d
+    else:
+        arrays[f"{norm}.running_var"] = d**2 * (arrays[f"{norm}.running_var"] + np.float32(1e-5)) - np.float32(1e-5)
+    other = replace(zoo, parameters=arrays)
+    np.testing.assert_allclose(outputs(other), outputs(zoo), rtol=1e-4, atol=1e-5 * np.abs(outputs(zoo)).max())
+    for chain in (1, 2, 3):
+        for fold in (False, True):
+            g, h = (wsfast.chain_gram(z, chain, fold_norm=fold) for z in (zoo, other))
+            moves = chain > 1 and not fold
+            assert np.allclose(h, g, atol=1e-5 * np.abs(g).max()) != moves, (chain, fold)
+
+
+def test_folded_chains_are_torchs_fused_convolutions():
+    zoo = random_set(ALL["plainnet5"])
+    fused = {**zoo.parameters}
+    for k in (1, 2, 3):
+        p = zoo.network.parameter(f"conv{k}.weight")
+        modules = (zoo.to_torch(i) for i in range(2))
+        pairs = [fuse_conv_bn_eval(m.get_submodule(f"conv{k}"), m.get_submodule(f"bn{k}")) for m in modules]
+        fused[p.name] = np.stack([p.from_torch(conv.weight.detach().numpy()) for conv in pairs])
+    for chain in (1, 2, 3):
+        got = wsfast.chain_factor(zoo, chain, fold_norm=True)
+        want = wsfast.chain_factor(replace(zoo, parameters=fused), chain, backend="reference")
+        np.testing.assert_allclose(got, want, atol=2e-6 * np.abs(want).max())
+        k = wsfast.chain_kernel(zoo, chain=chain, fold_norm=True)
+        np.testing.assert_allclose(k, (np.einsum("iar,jas->ijrs", want, want) ** 2).sum((2, 3)), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ALL)

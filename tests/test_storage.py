@@ -1,13 +1,17 @@
 import json
+import math
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import wsfast
 from wsfast import storage
+from wsfast.manifest import Manifest, Shard
 from wsfast.network import NETWORKS, Unit, convolutional
 
 
@@ -192,3 +196,26 @@ def test_any_change_to_a_shards_header_is_refused_or_harmless(stored, at, change
         opens_or_is_refused(stored)
     finally:
         shard.write_bytes(whole)
+
+
+def test_a_set_larger_than_memory_opens(tmp_path):
+    """43 GB as the paper's 5,000 networks, all zeros that a sparse file does not store; 0.03 s on 2 cores."""
+    network = wsfast.network("mlp4", (3072,), 2, 500)
+    each = storage.networks_per_shard(4 * sum(p.size for p in network.parameters))
+    arrays = {p.name: ("F32", (each, *p.shape)) for p in network.parameters}
+    arrays |= {"record/label": ("I64", (each,)), "record/repeat": ("I64", (each,))}
+    header, end = {}, 0
+    for name, (kind, shape) in arrays.items():
+        start, end = end, end + math.prod(shape) * int(kind[1:]) // 8
+        header[name] = {"dtype": kind, "shape": shape, "data_offsets": (start, end)}
+    text = json.dumps(header).encode()
+    shards = []
+    for k in range(164):
+        with (tmp_path / f"shard-{k:05}.safetensors").open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+            shards.append(Shard(Path(file.name).name, each, 8 + len(text) + end, "0" * 64))
+    Manifest(network, ("a", "b"), 164 * each, {}, None, tuple(shards)).write(tmp_path)
+    zoo = wsfast.WeightSet.open(tmp_path)
+    assert zoo.nbytes > 42e9
+    assert zoo[5000:].to_torch(-1)(torch.ones(1, 3072)).tolist() == [[0, 0]]

@@ -10,7 +10,7 @@ import pytest
 import torch
 import triton
 import triton.language as tl
-from wsfast.kernels.triton import layers, mlp
+from wsfast.kernels.triton import chunks, layers, mlp
 from wsfast.reference import mlp as reference
 
 import wsfast
@@ -203,14 +203,14 @@ def test_a_failing_device_names_the_networks(device, monkeypatch):
     with pytest.raises(RuntimeError, match=r"networks 1\.\.1: an illegal memory access"):
         mlp.train_mlp(x, tasks, JOBS, **rest, device=device, chunk=1)
     monkeypatch.setattr(mlp.Population, "evaluate", original)
-    fetch = mlp._Copy._fetch
+    fetch = chunks._Copy._fetch
 
     def late(self, host, tensor):  # the copy meets what went wrong on the device; the next chunk is in work by then
         if self.first == 1:
             raise RuntimeError("an illegal memory access")
         fetch(self, host, tensor)
 
-    monkeypatch.setattr(mlp._Copy, "_fetch", late)
+    monkeypatch.setattr(chunks._Copy, "_fetch", late)
     with pytest.raises(RuntimeError, match=r"networks 1\.\.1: an illegal memory access"):
         mlp.train_mlp(x, tasks, JOBS, **rest, device=device, chunk=1)
 
@@ -224,8 +224,8 @@ def test_ctrl_c_keeps_what_is_finished(four_tasks, device, monkeypatch):
         return original(self)
 
     monkeypatch.setattr(mlp.Population, "evaluate", interrupted)
-    monkeypatch.setattr(mlp, "HEADROOM", 0)  # a network a chunk
-    monkeypatch.setattr(mlp, "HOST_MEMORY", 0)
+    monkeypatch.setattr(chunks, "HEADROOM", 0)  # a network a chunk
+    monkeypatch.setattr(chunks, "HOST_MEMORY", 0)
     few = wsfast.Recipe(lr=0.05, batch_size=128, epochs=1)
     options = {"repeats": 2, "width": 8, "recipe": few, "backend": "triton", "device": device, "progress": False}
     with pytest.raises(wsfast.Interrupted, match="5 networks finished") as stop:
@@ -249,7 +249,7 @@ def test_generate_agrees_with_the_cpu(network, device):
 
 
 def test_a_study_from_the_command_line(device, tmp_path, capsys):
-    options = ["--tasks", "4", "--repeats", "4", "--width", "8", "--epochs", "1", "--permutations", "9", "--json"]
+    options = ["--tasks", "4", "--repeats", "4", "--width", "8", "--epochs", "1", "--quick", "--json"]
     where = ["--backend", "triton", "--device", device, "--precision", "tf32", "--out", str(tmp_path)]
     assert cli.main(["study", *options, *where]) == 0
     results = json.loads(capsys.readouterr().out)

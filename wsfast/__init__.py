@@ -6,9 +6,13 @@ _ROOT = _Path(__file__).resolve().parent.parent
 if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ lie beside this folder
     __path__.append(str(_ROOT))
 
+from .aligning import align  # noqa: E402
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
 from .comparing import compare  # noqa: E402
+from .connecting import connectivity  # noqa: E402
+from .converging import convergence  # noqa: E402
+from .crossing import cross  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
@@ -26,10 +30,14 @@ __all__ = [
     "TaskSet",
     "WeightClassifier",
     "WeightSet",
+    "align",
     "chain_factor",
     "chain_gram",
     "chain_kernel",
     "compare",
+    "connectivity",
+    "convergence",
+    "cross",
     "generate",
     "network",
     "search",

@@ -8,19 +8,26 @@ OPS = {  # op -> the file that holds it, in every backend
     "train_mlp": "mlp",
     "train_cnn": "cnn",
     "train_gru": "gru",
+    "interpolate_mlp": "interpolate",
+    "interpolate_cnn": "interpolate",
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",
     "head": "gram",
     "head_gradient": "gram",
     "dual_sgd": "classifier",
+    "correlation": "correlation",
+    "mutual_information": "information",
+    "lasso_path": "lasso",
 }
 PACKAGES = {
     "reference": "wsfast.reference",
     "numba": "wsfast.kernels.numba",
     "triton": "wsfast.kernels.triton",
 }
-LACKS = {"triton": ("train_cnn", "dual_sgd")}  # the ops that a backend does not have
+LACKS = {  # the ops that a backend does not have
+    "triton": ("interpolate_mlp", "interpolate_cnn", "dual_sgd", "mutual_information", "lasso_path"),
+}
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 

@@ -2,16 +2,20 @@
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import backends
-from .network import Parameter
+from . import backends, cluster
+from .network import Network, Parameter
+from .reference.batchnorm import EPS
 from .weights import WeightSet
 
 GRAM_LIMIT = 4 << 30  # bytes; beyond this a Gram array is a mistake, not a wish
@@ -23,6 +27,7 @@ def chain_factor(
     *,
     row_normalize: bool = False,
     column_normalize: bool = False,
+    fold_norm: bool = False,
     backend: str | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
@@ -30,11 +35,14 @@ def chain_factor(
 
     chain: l, from 1. row_normalize: every weight's rows to unit length first where l >= 2, as the paper's code does for
     MLPs (its text does not). column_normalize: every column of X_l to unit length, which also removes positive
-    rescaling between layers. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda".
-    ValueError for a chain that the network does not have.
+    rescaling between layers. fold_norm: every W_k's outputs first multiplied by gamma / sqrt(variance + 1e-5) of the
+    BatchNorm that follows it, before or after the activation: a scale that BatchNorm takes out again is then no part of
+    the chain. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda". ValueError for a
+    chain that the network does not have, and for fold_norm where it has no BatchNorm.
     """
     gram = backends.load("chain_factor", backend, device)
-    return gram.host(gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize))
+    weights = _weights(zoo, chain, row_normalize, fold_norm)
+    return gram.host(gram.chain_factor(weights, row_normalize, column_normalize))
 
 
 def _matrix(p: Parameter, array: np.ndarray, chain: int) -> np.ndarray:
@@ -60,6 +68,7 @@ def chain_gram(
     *,
     row_normalize: bool = False,
     column_normalize: bool = False,
+    fold_norm: bool = False,
     backend: str | None = None,
     device: str = "cpu",
 ) -> np.ndarray:
@@ -75,7 +84,7 @@ def chain_gram(
             f"{GRAM_LIMIT / 2**30:.0f} (use chain_kernel, which never holds it, or fewer networks)"
         )
     gram = backends.load("chain_gram", backend, device)
-    x = gram.chain_factor(_weights(zoo, chain, row_normalize), row_normalize, column_normalize)
+    x = gram.chain_factor(_weights(zoo, chain, row_normalize, fold_norm), row_normalize, column_normalize)
     return gram.host(gram.chain_gram(x))
 
 
@@ -86,19 +95,24 @@ def chain_kernel(
     *,
     row_normalize: bool = False,
     column_normalize: bool = False,
+    fold_norm: bool = False,
     cosine: bool = False,
     form: str = "auto",
     backend: str | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> np.ndarray:
     """K_ij = <G_i, G_j>_F of all pairs: float64 [Na, Nb], [N, N] where b is None; no Gram of a whole set is stored.
 
     cosine: every G to unit Frobenius norm. form: "factorised" (||X_i^T X_j||^2), "packed" (tiles of G), or "auto", the
     cheaper of the two. memory: bytes that the weights and factors in hand may take, half of what is free where None;
     networks are taken in runs that fit, the next run read while one is computed, so the parameters may be memory-mapped
-    arrays larger than the machine. The result has the same bits whatever the limit. The other options as chain_factor.
-    ValueError where the sets' chains differ in d, or where not even one network fits.
+    arrays larger than the machine. The result has the same bits whatever the limit. engine, address: as generate; a Ray
+    task has the pairs of two runs, `memory` is then each task's, and a stored set is read by the tasks themselves: its
+    folder must have the same path on every machine. The other options as chain_factor. ValueError where the sets'
+    chains differ in d, or where not even one network fits.
     """
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
@@ -108,31 +122,59 @@ def chain_kernel(
             f"chain_kernel: chain {chain} of {a.network.name} has d = {d}, "
             f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
         )
-    gram = backends.load("chain_kernel", backend, device)
+    gram = partial(backends.load, "chain_kernel", backend, device)  # loaded where it computes
     if form == "auto":
         form = cheaper_form(len(a), len(a if b is None else b), d, r)
     size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
-    return _all_pairs(
-        a,
-        b,
-        lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, run)],
-        lambda weights: gram.chain_factor(weights, row_normalize, column_normalize),
-        lambda x, y: gram.chain_kernel(x, y, form, cosine),
-        _runs(size, memory, device),
+    kernel = _Kernel(
+        lambda zoo: _needed(zoo.network, chain, fold_norm),
+        lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, fold_norm, run)],
+        lambda weights: gram().chain_factor(weights, row_normalize, column_normalize),
+        lambda x, y: gram().chain_kernel(x, y, form, cosine),
+        size,
     )
+    return _all_pairs(a, b, kernel, memory, device, engine, address)
 
 
-def _weights(zoo: WeightSet, chain: int, row_normalize: bool, run: slice = slice(None)) -> list[np.ndarray]:
+def _weights(
+    zoo: WeightSet, chain: int, row_normalize: bool, fold_norm: bool, run: slice = slice(None)
+) -> list[np.ndarray]:
     """The weights of the chain of a run of networks, each [n, n_in, *offsets, n_out]."""
     weights = zoo.network.chain(chain)
+    if fold_norm and not has_norm(zoo.network, chain):
+        raise ValueError(f"chain_factor: fold_norm wants BatchNorm, chain {chain} of {zoo.network.name} has none")
     if row_normalize and any(len(p.shape) != 2 for p in weights):
         raise ValueError(f"chain_factor: row_normalize is for fully connected chains, {zoo.network.name} has others")
-    return [_matrix(p, zoo.parameters[p.name][run], chain) for p in weights]
+    arrays = (_folded(zoo, p, run) if fold_norm else zoo.parameters[p.name][run] for p in weights)
+    return [_matrix(p, array, chain) for p, array in zip(weights, arrays, strict=True)]
+
+
+def _needed(network: Network, chain: int, fold_norm: bool) -> list[Parameter]:
+    """What _weights reads."""
+    weights = network.chain(chain)
+    norms = [norm for p in weights if fold_norm and (norm := network.norm_after(p.name))]
+    return [*weights, *(p for norm in norms for p in norm.parameters)]
+
+
+def has_norm(network: Network, chain: int) -> bool:
+    return any(network.norm_after(p.name) for p in network.chain(chain))
+
+
+def _folded(zoo: WeightSet, p: Parameter, run: slice) -> np.ndarray:
+    """A weight, each of its output units multiplied by the gain of the BatchNorm behind it, if there is one."""
+    array, norm = zoo.parameters[p.name][run], zoo.network.norm_after(p.name)
+    if norm is None:
+        return array
+    gamma, _, _, variance = (np.asarray(zoo.parameters[each.name][run]) for each in norm.parameters)
+    gain = gamma / np.sqrt(variance + np.float32(EPS))
+    return np.asarray(array) * gain.reshape(len(gain), *[1] * (len(p.shape) - 1), -1)
 
 
 def _in_memory(array: np.ndarray) -> np.ndarray:
-    """The array itself, or a copy of one that is mapped from a file: reading it later would wait for the disk."""
-    return array if type(array) is np.ndarray else np.array(array)
+    """The array itself, or a copy: of one that is mapped from a file, since reading it later would wait for the disk,
+    and of one that may not be written, for which the kernels would be compiled once more.
+    """
+    return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
 
 
 def _runs(size: int, memory: int | None, device: str) -> int:
@@ -162,18 +204,40 @@ def _free_memory(device: str) -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+@dataclass(frozen=True)
+class _Kernel:
+    """A kernel of two runs of networks: product(x, y), x = ready(read(zoo, run)), or product(x, None) of one run.
+
+    needs: what read takes of a set; size: bytes of one network's weights and features.
+    """
+
+    needs: Callable[[WeightSet], Sequence[Parameter]]
+    read: Callable[[WeightSet, slice], Any]
+    ready: Callable[[Any], Any]
+    product: Callable[[Any, Any], np.ndarray]
+    size: int
+
+    def block(self, a: WeightSet, b: WeightSet | None) -> np.ndarray:
+        x, y = (None if zoo is None else self.ready(self.read(zoo, slice(None))) for zoo in (a, b))
+        return self.product(x, y)
+
+
 def _all_pairs(
     a: WeightSet,
     b: WeightSet | None,
-    read: Callable[[WeightSet, slice], Any],
-    ready: Callable[[Any], Any],
-    product: Callable[[Any, Any], np.ndarray],
-    step: int,
+    kernel: _Kernel,
+    memory: int | None,
+    device: str,
+    engine: str,
+    address: str | None,
 ) -> np.ndarray:
-    """product(x, y) of every pair of runs of up to `step` networks: float64 [Na, Nb]; b None: product(x, None), [N, N].
+    """The kernel of all pairs, by pairs of runs that fit into `memory`: float64 [Na, Nb], [N, N] where b is None.
 
-    x = ready(read(zoo, run)). Only the two runs of a pair are held; the next one is read in a thread meanwhile.
+    Only the two runs of a pair are held; the next one is read in a thread meanwhile.
     """
+    if cluster.checked("chain_kernel", engine, address):
+        return _on_cluster(a, b, kernel, memory, device, address)
+    step = _runs(kernel.size, memory, device)
     zoos = (a, a if b is None else b)
     rows, columns = (range(0, len(zoo), step) for zoo in zoos)
     pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []  # of (set, first network); each shares one with the last
@@ -189,7 +253,7 @@ def _all_pairs(
 
         def next_read() -> Any:
             key = next(wanted, None)
-            return key and thread.submit(read, zoos[key[0]], slice(key[1], key[1] + step))
+            return key and thread.submit(kernel.read, zoos[key[0]], slice(key[1], key[1] + step))
 
         later = next_read()
         for pair in pairs:
@@ -197,15 +261,55 @@ def _all_pairs(
             for key in dict.fromkeys(pair):
                 if key not in held:
                     weights, later = later.result(), next_read()
-                    held[key] = ready(weights)
+                    held[key] = kernel.ready(weights)
                     del weights
             i, j = pair[0][1], pair[1][1]
             alone = pair[0] == pair[1]
-            block = product(held[pair[0]], None if alone else held[pair[1]])
+            block = kernel.product(held[pair[0]], None if alone else held[pair[1]])
             out[i : i + step, j : j + step] = block
             if b is None and not alone:
                 out[j : j + step, i : i + step] = block.T
     return out
+
+
+def _on_cluster(
+    a: WeightSet, b: WeightSet | None, kernel: _Kernel, memory: int | None, device: str, address: str | None
+) -> np.ndarray:
+    """As `_all_pairs`, a task a pair of runs."""
+    if memory is None:
+        memory = cluster.place("ray", address, device)(_memory_of_a_task, device)
+    pairs = len(a) ** 2 // 2 if b is None else len(a) * len(b)
+    share = math.isqrt(pairs // (cluster.SHARES * cluster.processors(address, device)))
+    step = min(max(1, share), _runs(kernel.size, memory, device))
+
+    def runs(zoo: WeightSet) -> dict[int, Any]:
+        needed = replace(zoo, parameters={p.name: zoo.parameters[p.name] for p in kernel.needs(zoo)}, records={})
+        return {i: cluster.share(address, needed[i : i + step]) for i in range(0, len(zoo), step)}
+
+    rows = runs(a)
+    columns = rows if b is None else runs(b)
+    calls = (
+        ((i, j), (x, None if b is None and i == j else y))
+        for i, x in rows.items()
+        for j, y in columns.items()
+        if b is not None or i <= j
+    )
+
+    def told(key: tuple[int, int]) -> str:
+        return f"chain_kernel: networks from {key[0]} and {key[1]}, {step} each"
+
+    out = np.empty((len(a), len(a if b is None else b)))
+    with closing(cluster.run(kernel.block, calls, address, device, told)) as done:
+        for (i, j), block in done:
+            out[i : i + step, j : j + step] = block
+            if b is None and i != j:
+                out[j : j + step, i : i + step] = block.T
+    return out
+
+
+def _memory_of_a_task(device: str) -> int:
+    """Half of what is free here, shared by as many tasks as a machine runs side by side."""
+    return _free_memory(device) // 2 // (1 if device == "cuda" else os.cpu_count() or 1)
 
 
 def cheaper_form(na: int, nb: int, d: int, r: int) -> str:
@@ -220,6 +324,13 @@ def chain_width(zoo: WeightSet, chain: int) -> int:
     for k, p in enumerate(zoo.network.chain(chain)):
         d *= math.prod(_matrix(p, np.empty((0, *p.shape), np.float32), chain).shape[1 if k == 0 else 2 : -1])
     return d
+
+
+def chain_shape(features: str, zoo: WeightSet, chain: int) -> tuple[int, ...]:
+    """Shape of one network's feature, the same in sets that can be compared: (d, d) of a Gram, a raw weight's own."""
+    if features == "raw":
+        return zoo.network.chain(chain)[-1].shape
+    return (chain_width(zoo, chain),) * 2
 
 
 def raw_layer(zoo: WeightSet, layer: int) -> np.ndarray:
@@ -239,8 +350,16 @@ def _flat(w: np.ndarray) -> np.ndarray:
     return w.reshape(len(w), -1)
 
 
-def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1, *, memory: int | None = None) -> np.ndarray:
-    """Cosines of raw layers: float64 [Na, Nb]; memory as in chain_kernel."""
+def raw_kernel(
+    a: WeightSet,
+    b: WeightSet | None = None,
+    layer: int = 1,
+    *,
+    memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
+) -> np.ndarray:
+    """Cosines of raw layers: float64 [Na, Nb]; memory, engine and address as in chain_kernel."""
     from .kernels.numba.gram import linear_kernel
 
     def ready(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -254,11 +373,22 @@ def raw_kernel(a: WeightSet, b: WeightSet | None = None, layer: int = 1, *, memo
         return _in_memory(zoo.parameters[zoo.network.chain(layer)[-1].name][run])
 
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
-    return _all_pairs(a, b, read, ready, product, _runs(size, memory, "cpu"))
+    kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, ready, product, size)
+    return _all_pairs(a, b, kernel, memory, "cpu", engine, address)
 
 
-TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "raw": "raw layer"}
+CHAINS: dict[str, dict[str, Any]] = {  # features that are a chain, and how
+    "chain": {},
+    "chain_unit": {"column_normalize": True},
+    "chain_folded": {"fold_norm": True},
+}
+TITLES = {"chain": "chain", "chain_unit": "chain, unit columns", "chain_folded": "chain, BN folded", "raw": "raw layer"}
 FEATURES = tuple(TITLES)
+
+
+def features_of(network: Network) -> tuple[str, ...]:
+    """The features that every chain of a network has: "chain_folded" needs BatchNorm."""
+    return tuple(name for name in FEATURES if name != "chain_folded" or has_norm(network, 1))
 
 
 def feature_kernel(
@@ -271,9 +401,12 @@ def feature_kernel(
     backend: str | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
 ) -> np.ndarray:
-    """The N x N kernel of a named feature: "chain", "chain_unit" (unit columns) or "raw" (the layer alone, on the CPU).
+    """The N x N kernel of a named feature.
 
+    "chain", "chain_unit" (unit columns), "chain_folded" (BatchNorm folded in), or "raw" (the layer alone, on the CPU).
     The other arguments as chain_kernel.
     """
     if features not in FEATURES:
@@ -281,8 +414,16 @@ def feature_kernel(
     if features == "raw":
         if not cosine:
             raise ValueError("features: raw layers are compared by cosine only")
-        return raw_kernel(a, b, chain, memory=memory)
-    unit = features == "chain_unit"
+        return raw_kernel(a, b, chain, memory=memory, engine=engine, address=address)
     return chain_kernel(
-        a, b, chain, column_normalize=unit, cosine=cosine, backend=backend, device=device, memory=memory
+        a,
+        b,
+        chain,
+        **CHAINS[features],
+        cosine=cosine,
+        backend=backend,
+        device=device,
+        memory=memory,
+        engine=engine,
+        address=address,
     )

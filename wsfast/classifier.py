@@ -8,7 +8,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.metaestimators import available_if
 
 from . import backends
-from .chains import chain_factor, chain_width, feature_kernel
+from .chains import CHAINS, chain_factor, chain_width, feature_kernel
 from .logistic import KernelLogistic
 from .primal import primal_head, primal_sgd
 from .reference.classifier import visiting_order
@@ -23,8 +23,8 @@ PAPER_LR, PAPER_MOMENTUM, PAPER_EPOCHS, PAPER_DECAY_AFTER = 1e-3, 0.9, 10, 6
 class WeightClassifier(ClassifierMixin, BaseEstimator):
     """A linear classifier on vec(G) of a chain (scikit-learn's conventions).
 
-    chain: l, from 1. features: "chain", "chain_unit" (unit columns), "raw" (the layer alone), or "precomputed": X is
-    then a kernel, [n, n] to fit and [m, n] to predict. solver:
+    chain: l, from 1. features: "chain", "chain_unit" (unit columns), "chain_folded" (BatchNorm folded in), "raw" (the
+    layer alone), or "precomputed": X is then a kernel, [n, n] to fit and [m, n] to predict. solver:
 
     - "logistic" (default): softmax regression on the centred, cosine-scaled kernel, L2 penalty by cross-validation
       inside the training networks, its folds drawn from `seed`.
@@ -32,7 +32,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     - "sgd": the recipe of arXiv 2208.04369, Algorithm 1: softmax regression on the unscaled Gram, batch size 1,
       lr 1e-3, momentum 0.9, 10 epochs, lr x 0.1 after 6, torch's initial weights drawn from `seed` ("raw" and
       "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory as on the d^2 weights.
-    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; "chain" and "chain_unit" only.
+    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; chains only.
 
     backend: of the features and of both "sgd" solvers.
 
@@ -87,9 +87,9 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self._keep(*solve(kernel, labels, self._offset(self.train_, len(kernel)), b0, *self._schedule(len(kernel))))
 
     def _fit_primal(self, X: Any, y: Any) -> None:
-        if self.features not in ("chain", "chain_unit"):
+        if self.features not in CHAINS:
             raise ValueError(
-                f"WeightClassifier: sgd-primal wants features chain or chain_unit, got {self.features!r} (use sgd)"
+                f"WeightClassifier: sgd-primal wants features {', '.join(CHAINS)}, got {self.features!r} (use sgd)"
             )
         self._check_set(X)
         labels = self._encoded(X, y, len(X))
@@ -108,7 +108,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self.coef_, self.intercept_ = coef, intercept
 
     def _factor(self, zoo: Any) -> np.ndarray:
-        return chain_factor(zoo, self.chain, column_normalize=self.features == "chain_unit", backend=self.backend)
+        return chain_factor(zoo, self.chain, **CHAINS[self.features], backend=self.backend)
 
     def _offset(self, zoo: Any, n: int) -> np.ndarray:
         """<A_0, G_i> of each network, A_0 the start: [n, C], a run of networks at a time."""

@@ -1,33 +1,48 @@
-"""The command line: wsfast study, wsfast compare, wsfast info.
-
-Exit codes: 0 done, 2 a request that cannot be met (the message says why), 130 interrupted.
-"""
+"""The command line: wsfast study, generate, verify, compare, search, info."""
 
 import argparse
 import json
+import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from . import __version__
 from .backends import DEFAULT, PACKAGES, interpreting, missing
+from .chains import FEATURES
+from .cluster import ENGINES
 from .datasets import LOADERS
+from .events import LOG, JsonLines, emit
 from .generation import PRECISIONS
+from .importing import SUFFIXES
 from .network import NETWORKS
 from .protocols import CLASSIFIERS
 from .provenance import machine, peak_memory
 
 CONTROL_REPEATS, SHUFFLED = 20, 5  # networks a task of the further controls; shuffled labelings
+MACHINES = ("engine", "address")  # where the work is done
+EXIT = """exit codes:
+  0    done
+  1    verify: the set is not what its manifest says
+  2    the request cannot be met, and nothing was begun or lost; the message says why
+  3    the device or the cluster failed; the message says where, the same command goes on with what is on disk
+  130  interrupted (Ctrl-C); with --out, generate keeps every finished shard
+"""
 
 
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
-        "wsfast", description="Do networks trained from different seeds end up with similar weights?"
+        "wsfast",
+        description="Do networks trained from different seeds end up with similar weights?",
+        epilog=EXIT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"wsfast {__version__}")
+    top.add_argument("--log-json", metavar="FILE", help="append events to it, one JSON object a line")
     commands = top.add_subparsers(dest="command", required=True)
 
     study = commands.add_parser(
@@ -60,17 +75,62 @@ def parser() -> argparse.ArgumentParser:
     verify.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
 
     compare = commands.add_parser("compare", help="chain similarity of two networks")
-    compare.add_argument("a", help="a .safetensors file: a torch state dict")
+    compare.add_argument("a", help=f"a state dict: {', '.join(SUFFIXES)}")
     compare.add_argument("b", help="another")
     compare.add_argument("--json", action="store_true", help="print JSON")
 
+    cross = commands.add_parser(
+        "cross",
+        help="train the weight classifier on one set, test it on another",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    cross.add_argument("a", help="folder of a stored weight set")
+    cross.add_argument("b", help="another of the same tasks")
+    cross.add_argument("--features", default="chain", choices=FEATURES, help="what the classifier reads")
+    cross.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
+    cross.add_argument("--seed", type=int, default=0, help="of the splits")
+    cross.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
+    cross.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
+    cross.add_argument("--out", help="folder for cross.json and cross.svg")
+    cross.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
+    connect = commands.add_parser(
+        "connectivity",
+        help="loss on the straight lines between the networks of a task",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    connect.add_argument("zoo", help="folder of a generated weight set")
+    connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
+    connect.add_argument("--points", type=int, default=25, help="on a line")
+    connect.add_argument("--seed", type=int, default=0, help="of the pairs")
+    connect.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    connect.add_argument("--out", help="folder for connectivity.json and barriers.svg")
+    connect.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
     search = commands.add_parser("search", help="the networks of a set that are closest to one")
-    search.add_argument("query", help="a .safetensors file: a torch state dict")
+    search.add_argument("query", help=f"a state dict: {', '.join(SUFFIXES)}")
     search.add_argument("--zoo", required=True, help="folder of a stored weight set")
     search.add_argument("--top", type=int, default=10, help="networks a chain")
     search.add_argument("--json", action="store_true", help="print JSON")
 
-    info = commands.add_parser("info", help="versions, backends, data sets found on this machine")
+    converge = commands.add_parser(
+        "converge",
+        help="do hidden units of two networks answer alike? matches over the data a stored set was trained on",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    converge.add_argument("zoo", help="folder of a generated weight set")
+    converge.add_argument("--pairs", type=int, default=200, help="of networks, of each kind")
+    converge.add_argument("--samples", type=int, default=512, help="test samples that all networks answer")
+    converge.add_argument("--clusters", type=int, help="groups of units (default: a fourth of the units)")
+    converge.add_argument("--seed", type=int, default=0, help="of the pairs and the samples")
+    converge.add_argument("--backend", choices=tuple(PACKAGES), help="of the correlations (default: the device's)")
+    converge.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where correlations are computed")
+    converge.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    converge.add_argument("--out", help="folder for converge.json and converge.html (default: runs/ZOO)")
+    converge.add_argument("--json", action="store_true", help="print converge.json instead of the table")
+
+    info = commands.add_parser("info", help="of a stored weight set, or versions, backends and data on this machine")
+    info.add_argument("zoo", nargs="?", help="folder of a weight set")
     info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     info.add_argument("--json", action="store_true", help="print JSON")
     return top
@@ -86,37 +146,79 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--epochs", type=int, help="passes over the data (default: what suits the data)")
     command.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
     command.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
+    command.add_argument("--dry-run", action="store_true", help="print plan, sizes and time; train and write nothing")
     command.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
     command.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    command.add_argument(
+        "--engine", default="local", choices=ENGINES, help="ray: a cluster (pip install 'wsfast[ray]')"
+    )
+    command.add_argument("--address", help="of a running Ray cluster (default: one is started on this machine)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns its exit code (EXIT)."""
     args = parser().parse_args(argv)
+    with ExitStack() as stack:
+        try:
+            if args.log_json:
+                stack.enter_context(_logged(args.log_json))
+            emit("start", command=args.command, arguments={k: v for k, v in vars(args).items() if v is not None})
+            code, said = COMMANDS[args.command](args), None
+        except (ValueError, OSError, ImportError) as error:
+            code, said = 2, str(error)
+        except RuntimeError as error:
+            code, said = 3, str(error)
+        except KeyboardInterrupt as stop:
+            left = "the same command goes on with them" if args.command == "generate" else "nothing was written"
+            code, said = 130, f"{str(stop) or 'interrupted'}; {left}"
+        if said:
+            print(f"wsfast: {said}", file=sys.stderr)
+        emit("end", code=code, message=said)
+    return code
+
+
+@contextmanager
+def _logged(path: str) -> Iterator[None]:
+    """Events go to a file, as lines of JSON."""
+    handler = logging.FileHandler(Path(path).expanduser(), delay=False)
+    handler.setFormatter(JsonLines())
+    before = LOG.level
+    LOG.addHandler(handler)
+    LOG.setLevel(logging.INFO)
     try:
-        return COMMANDS[args.command](args)
-    except (ValueError, OSError) as error:
-        print(f"wsfast: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt as stop:
-        left = "the same command goes on with them" if args.command == "generate" else "nothing was written"
-        print(f"wsfast: {str(stop) or 'interrupted'}; {left}", file=sys.stderr)
-        return 130
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        LOG.setLevel(before)
+        handler.close()
 
 
-def _training(args: argparse.Namespace) -> tuple[Any, Callable[..., Any]]:
+def _training(args: argparse.Namespace) -> tuple[Any, partial[Any]]:
     """(tasks, generate with the options of the command line)."""
     from . import generate, tasks
 
     problems = tasks(args.data, n=args.tasks, root=args.data_root)
     recipe = problems.recipe if args.epochs is None else problems.recipe.with_epochs(args.epochs)
-    options = {name: getattr(args, name) for name in ("seed", "width", "backend", "device", "precision")}
+    options = {name: getattr(args, name) for name in ("seed", "width", "backend", "device", "precision", *MACHINES)}
     return problems, partial(generate, args.network, recipe=recipe, **options)
 
 
 def _generate(args: argparse.Namespace) -> int:
     problems, train = _training(args)
+    if args.dry_run:
+        return _planned(args, problems, train, args.out)
     zoo = train(problems, repeats=args.repeats, out=args.out)
-    print(f"{zoo!r}, {zoo.info['networks_per_s']:.0f} networks/s\n{args.out}")
+    wild = f"{int(zoo.records['diverged'].sum())} diverged"
+    print(f"{zoo!r}, {wild}, {zoo.info['networks_per_s']:.0f} networks/s\n{args.out}")
+    return 0
+
+
+def _planned(args: argparse.Namespace, problems: Any, train: partial[Any], out: str | None) -> int:
+    """--dry-run: what training would take; the networks of a study's further controls come on top."""
+    from . import planning
+
+    plan = planning.plan_training(args.network, problems, repeats=args.repeats, out=out, **train.keywords)
+    print(json.dumps(plan, indent=1) if "json" in args and args.json else planning.told(plan))
     return 0
 
 
@@ -136,6 +238,8 @@ def _study(args: argparse.Namespace) -> int:
     from .files import writable_folder
 
     start = time.perf_counter()
+    if args.dry_run:
+        return _info(args) if args.zoo else _planned(args, *_training(args), None)
     name = Path(args.zoo).name if args.zoo else f"{args.data}-{args.network}"
     out = writable_folder(args.out or f"runs/{name}")  # before an hour of training, not after it
     controls = {}
@@ -162,6 +266,7 @@ def _study(args: argparse.Namespace) -> int:
         seed=args.seed,
         backend=args.backend,
         device=args.device,
+        **{name: getattr(args, name) for name in MACHINES},
     )
     result.numbers["timing"]["total_s"] = time.perf_counter() - start
     report = result.save(out)
@@ -185,6 +290,31 @@ def _compare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _cross(args: argparse.Namespace) -> int:
+    from . import cross
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    how = {name: getattr(args, name) for name in ("features", "classifier", "seed", "backend", "device")}
+    result = cross(args.a, args.b, **how)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
+def _connectivity(args: argparse.Namespace) -> int:
+    from . import connectivity
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    result = connectivity(args.zoo, pairs=args.pairs, points=args.points, seed=args.seed, root=args.data_root)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
 def _search(args: argparse.Namespace) -> int:
     from .searching import search, table
 
@@ -193,10 +323,27 @@ def _search(args: argparse.Namespace) -> int:
     return 0
 
 
+def _converge(args: argparse.Namespace) -> int:
+    from .converging import convergence, stored_inputs
+    from .files import writable_folder
+
+    out = writable_folder(args.out or f"runs/{Path(args.zoo).name}")
+    zoo, inputs = stored_inputs(args.zoo, args.samples, args.seed, args.data_root)
+    options = {name: getattr(args, name) for name in ("pairs", "clusters", "seed", "backend", "device")}
+    result = convergence(zoo, inputs, **options)
+    report = result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else f"{result.table()}\n\nreport: {report}")
+    return 0
+
+
 def _info(args: argparse.Namespace) -> int:
-    from . import provenance
+    from . import describing, provenance
     from .datasets import data_root, found
 
+    if args.zoo:
+        about = describing.describe(args.zoo)
+        print(json.dumps(about, indent=1) if args.json else describing.told(about))
+        return 0
     known = {
         "networks": list(NETWORKS),
         "backends": backends(),
@@ -234,6 +381,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "generate": _generate,
     "verify": _verify,
     "compare": _compare,
+    "cross": _cross,
+    "connectivity": _connectivity,
     "search": _search,
+    "converge": _converge,
     "info": _info,
 }

@@ -14,20 +14,29 @@ from matplotlib.ticker import MaxNLocator
 from .table import TITLES
 
 if TYPE_CHECKING:
+    from .connecting import ConnectivityResult
     from .studying import StudyResult
 
 # Okabe and Ito, safe for colour-blind eyes
-COLOURS = {"chain": "#0072B2", "chain_unit": "#009E73", "raw": "#D55E00", "statistics": "#CC79A7"}
-MARKS = {"chain": "o", "chain_unit": "s", "raw": "^", "statistics": "v"}
+COLOURS = {
+    "chain": "#0072B2",
+    "chain_unit": "#009E73",
+    "chain_folded": "#E69F00",
+    "raw": "#D55E00",
+    "statistics": "#CC79A7",
+}
+MARKS = {"chain": "o", "chain_unit": "s", "chain_folded": "D", "raw": "^", "statistics": "v"}
 WIDTHS = {
     "chain": 3.6,
     "chain_unit": 1.8,
+    "chain_folded": 1.2,
     "raw": 1.2,
     "statistics": 1.2,
 }  # equal curves lie on top of each other: the lower one is wider
 PIXELS = 900  # of the heat map
 SHOWN = 4 * PIXELS  # networks in the heat map
 EMBEDDED = 600  # networks in the embedding
+LINES = {"init": "from initialisation", "naive": "between networks", "aligned": "between aligned networks"}
 RULE = {"color": "#555", "lw": 1, "zorder": 0}
 
 
@@ -59,13 +68,14 @@ def accuracy(result: "StudyResult") -> str:
     """Accuracy of every chain and feature with its exact interval: a column a protocol, the top enlarged above."""
     cells, alpha = result.numbers["cells"], result.numbers["alpha"]
     panels = list(dict.fromkeys((c["protocol"], c["classifier"]) for c in cells))
+    titles = _titles(cells)
     figure, axes = _axes(10, 5.6, 2, len(panels), sharey="row", sharex="col", height_ratios=[1, 1.4])
     for column, (protocol, classifier) in zip(axes.T, panels, strict=True):
         own = [c for c in cells if (c["protocol"], c["classifier"]) == (protocol, classifier)]
         for ax in column:
-            for k, features in enumerate(TITLES):
+            for k, features in enumerate(titles):
                 family = [c for c in own if c["features"] == features]
-                x = [c["chain"] + 0.18 * (k - 1.5) for c in family]
+                x = [c["chain"] + 0.18 * (k - (len(titles) - 1) / 2) for c in family]
                 _splits(ax, x, family, COLOURS[features])
                 _intervals(ax, x, family, COLOURS[features], MARKS[features], TITLES[features])
             ax.axhline(100 * (1 - alpha), ls="--", label="1 − α", **RULE)
@@ -81,6 +91,11 @@ def accuracy(result: "StudyResult") -> str:
     return _svg(figure, "accuracy", "Accuracy of every chain and feature with exact 95 % intervals")
 
 
+def _titles(rows: list[dict[str, Any]]) -> dict[str, str]:
+    """The titles of the features that rows are of."""
+    return {features: TITLES[features] for features in dict.fromkeys(row["features"] for row in rows)}
+
+
 def _splits(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str) -> None:
     """A broad bar from the worst to the best of the split seeds."""
     for at, cell in zip(x, cells, strict=True):
@@ -94,6 +109,41 @@ def _intervals(ax: Any, x: list[float], cells: list[dict[str, Any]], colour: str
     low, high = np.array([c["ci95"] for c in cells]).T * 100
     reach = np.maximum(0, [y - low, high - y])  # an interval that ends in its own estimate may miss it by a rounding
     ax.errorbar(x, y, yerr=reach, color=colour, marker=mark, ms=6, ls="none", capsize=3, label=label)
+
+
+def crossing(numbers: dict[str, Any]) -> str:
+    """Accuracies of a cross-network validation, a panel a protocol and tested set: its own classifier, the other's."""
+    cells = numbers["cells"]
+    panels = list(dict.fromkeys((c["protocol"], c["tested_on"]) for c in cells))
+    figure, axes = _axes(10, 3.2, 1, len(panels), sharey=True)
+    for ax, (protocol, tested) in zip(axes[0], panels, strict=True):
+        own = [c for c in cells if (c["protocol"], c["tested_on"]) == (protocol, tested)]
+        for shift, within, look in ((-0.1, True, ("#0072B2", "o")), (0.1, False, ("#D55E00", "^"))):
+            family = [c for c in own if (c["trained_on"] == tested) == within]
+            label = "trained on the tested set" if within else "trained on the other"
+            _intervals(ax, [c["chain"] + shift for c in family], family, *look, label)
+        ax.axhline(100 * own[0]["chance"], ls=":", label="chance", **RULE)
+        ax.set(title=f"{protocol}, {numbers[tested]['network']} ({tested})", xlabel="chain", ylim=(-3, 103))
+        ax.set_xticks(sorted({c["chain"] for c in own}))
+        ax.margins(x=0.15)
+    axes[0, 0].set_ylabel("accuracy, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return _svg(figure, "cross", "Accuracy within and across two weight sets with exact 95 % intervals")
+
+
+def barriers(result: "ConnectivityResult") -> str:
+    """Loss and error along lines: median and 5-95 % of the pairs, a panel a split and measure, a colour a line."""
+    panels = list(dict.fromkeys(key[1:] for key, curve in result.curves.items() if np.isfinite(curve).all()))
+    figure, axes = _axes(10, 3.2, 1, len(panels))
+    for ax, (split, measure) in zip(axes[0], panels, strict=True):
+        for line, colour in (("init", "#999999"), ("naive", "#D55E00"), ("aligned", "#0072B2")):
+            if (line, split, measure) in result.curves:
+                low, middle, high = np.percentile(result.curves[line, split, measure], [5, 50, 95], axis=0)
+                ax.fill_between(result.points, low, high, color=colour, alpha=0.2, lw=0)
+                ax.plot(result.points, middle, color=colour, label=LINES[line])
+        ax.set(title=f"{split} {measure}", xlabel="t", xlim=(0, 1))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
+    return _svg(figure, "barriers", "Loss and error on straight lines between networks, median and 5-95 % of pairs")
 
 
 def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
@@ -118,8 +168,9 @@ def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
 def distances(result: "StudyResult") -> str:
     """Cosine distances of pairs within and between tasks: median, half and nine tenths of them, a panel a feature."""
     rows = result.numbers["distances"]
-    figure, axes = _axes(10, 2.9, 1, len(TITLES), sharex=True)
-    for ax, (features, title) in zip(axes[0], TITLES.items(), strict=True):
+    titles = _titles(rows)
+    figure, axes = _axes(10, 2.9, 1, len(titles), sharex=True)
+    for ax, (features, title) in zip(axes[0], titles.items(), strict=True):
         own = [d for d in rows if d["features"] == features]
         for shift, pairs, look in ((-0.14, "within", {"color": "#0072B2"}), (0.14, "between", {"color": "#E69F00"})):
             x = np.array([d["chain"] for d in own]) + shift

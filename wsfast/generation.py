@@ -1,26 +1,35 @@
 """Train a population: every network a pure function of (network, task, recipe, seed, repeat)."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import backends, provenance
+from . import backends, cluster, provenance
+from .asymmetry import fixed_entries, gates, is_asymmetric
 from .events import Progress
 from .kernels.numba.threads import available, unordered
 from .lazy import Lazy
 from .network import Network, Parameter, cnn_layers, gru_width, mlp_layers
 from .network import network as named_network
 from .recipe import Recipe
+from .storage import networks_per_shard
 from .taskset import TaskSet
 from .weights import WeightSet, diverged
 from .writer import Writer
 
 RECORDS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
 PRECISIONS = {"numba": ("fp32",), "reference": ("fp64",), "triton": ("tf32x3", "tf32", "bf16", "ieee")}
+DEFAULTS: dict[tuple[str, str | None], str] = {
+    ("triton", "train_cnn"): "tf32"
+}  # (backend, op); for the others the first of PRECISIONS
+LAYERS: dict[str, Callable[[Network], Any]] = {"train_mlp": mlp_layers, "train_cnn": cnn_layers}  # what an op takes
 
 
 class Interrupted(KeyboardInterrupt):
@@ -44,6 +53,8 @@ def generate(
     precision: str | None = None,
     threads: int | None = None,
     out: str | Path | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: bool | None = None,
 ) -> WeightSet:
     """Train `repeats` networks on every task.
@@ -51,20 +62,27 @@ def generate(
     network: a name (wsfast.network) or a declaration for the tasks' shape and classes. seed: 0 .. 2^64 - 1. recipe,
     width: what suits the data where None; a recipe of 0 epochs gives untrained networks. device: "cpu" or "cuda".
     backend: "numba" (float32, the CPU's default), "triton" (CUDA's) or "reference" (NumPy float64, slow). precision: of
-    triton's products, "tf32x3" (as good as float32, the default), "tf32" or "bf16"; float32 state with each; of gru2's
-    "ieee", float32 itself. threads:
+    triton's products, "tf32x3" (as good as float32, the default), "tf32" (rounded, the default of convolutional
+    networks) or "bf16" (which keeps their activations in bfloat16 too); float32 state with each; of gru2's "ieee",
+    float32 itself. threads:
     networks trained at the same time on a CPU, all cores where None. out: a folder that the set is written to while it
     is trained, shard by shard, and read from afterwards; the same call goes on with what an interrupted one, also a
-    killed one, left there, and ends with the same bits. progress: a bar on stderr; None shows it on a
-    terminal only. Python's log "wsfast" gets the same once a second (wsfast.events).
+    killed one, left there, and ends with the same bits. engine: "local", or "ray" for a Ray cluster, where each task
+    trains a shard on one processor or GPU and this process writes; address: of a running one, else one is started on
+    this machine (wsfast.cluster). progress: a bar on stderr, by Ray a task at a time; None shows it on a terminal only.
+    Python's log "wsfast" gets the same once a second (wsfast.events).
 
     A network's bits depend on (network, task, recipe, seed, repeat), the backend and its precision alone, not on its
     neighbours, their number, order or threads. One that diverges is kept and marked (WeightSet.diverged). Ctrl-C raises
     Interrupted, which holds the finished networks (with `out`: of finished shards). Returns a WeightSet ordered by
     task, then repeat. ValueError for what cannot be trained or an `out` that holds another set; OSError where it cannot
-    be written; RuntimeError names the networks in work when a GPU fails.
+    be written; RuntimeError names the networks in work when a GPU fails, or a task's workers again and again.
     """
-    backend = backends.choose(backend, device)
+    remote = cluster.checked("generate", engine, address)
+    if remote and threads is not None:
+        raise ValueError(f"generate: threads belongs to engine 'local', a Ray task has one (got threads={threads})")
+    call = cluster.place(engine, address, device)
+    backend = call(backends.choose, backend, device)
     if isinstance(network, str):
         network = named_network(network, tasks.shape, tasks.classes, width or tasks.width)
     elif width is not None:
@@ -83,7 +101,7 @@ def generate(
     precisions = ("ieee",) if recurrent else PRECISIONS[backend]
     if precision is not None and precision not in precisions:
         raise ValueError(f"generate: precision of {backend} must be {' or '.join(precisions)}, got {precision!r}")
-    precision = precision or precisions[0]
+    precision = precision or DEFAULTS.get((backend, _op(network)), precisions[0])
 
     labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
     made_from = {
@@ -93,8 +111,9 @@ def generate(
         "backend": backend,
         "precision": precision,
     }
-    info = {"data": tasks.name, "source": tasks.source, **made_from, "threads": threads or available()}
-    made_by = provenance.record(device)
+    workers = cluster.processors(address, device) if remote else threads or available()
+    info = {"data": tasks.name, "source": tasks.source, **made_from, "engine": engine, "threads": workers}
+    made_by = call(provenance.record, device)
     sink: Writer | Memory
     if out is None:
         sink = Memory(network, tasks.names, labels, numbers, info, made_by, recipe.epochs)
@@ -106,17 +125,19 @@ def generate(
         jobs = [(int(labels[i]), int(numbers[i])) for i in todo]
         title = f"train {network.name} on {tasks.name}"
         with Progress(title, len(labels), "net", progress, len(labels) - len(jobs)) as said:
-            if backend == "triton":
-                batches = _on_gpu(network, tasks, recipe, jobs, seed, precision, device, said.advance)
+            work = Work(network, tasks, recipe, seed, backend, precision, device)
+            if remote:
+                batches = _on_cluster(work, jobs, todo // sink.each, address, said.advance)
             else:
-                batches = _on_cpu(network, tasks, recipe, jobs, seed, backend, threads, said.advance)
+                batches = work.run(jobs, threads, said.advance)
             so_far = _SoFar()
             try:
-                for some, flat, curves, records in batches:
-                    columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
-                    columns["diverged"] = diverged(network, flat).astype(np.int64)
-                    sink.add(todo[some], flat, columns)
-                    said.finished(len(flat), **so_far.add(columns))
+                with closing(batches):  # an interrupted loop ends the work in progress at once
+                    for some, flat, curves, records in batches:
+                        columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
+                        columns["diverged"] = diverged(network, flat).astype(np.int64)
+                        sink.add(todo[some], flat, columns)
+                        said.finished(len(flat), **so_far.add(columns))
             except KeyboardInterrupt:
                 raise Interrupted(sink.weight_set(partial=True)) from None
         return sink.weight_set()
@@ -140,6 +161,25 @@ Batch = tuple[slice, np.ndarray, np.ndarray, np.ndarray]  # which jobs, paramete
 Jobs = list[tuple[int, int]]  # (task, repeat)
 
 
+@dataclass(frozen=True)
+class Work:
+    """What networks are a function of, beside their task and repeat; a process elsewhere can have a copy."""
+
+    network: Network
+    tasks: TaskSet
+    recipe: Recipe
+    seed: int
+    backend: str
+    precision: str
+    device: str
+
+    def run(self, jobs: Jobs, threads: int | None, tick: Callable[[float], Any]) -> Generator[Batch]:
+        """Train these networks here; tick(amount) as they progress."""
+        if self.backend == "triton":
+            return _on_gpu(self, jobs, tick)
+        return _on_cpu(self, jobs, threads, tick)
+
+
 class Memory:
     """Takes finished networks in any order and keeps them in memory; as `wsfast.writer.Writer`."""
 
@@ -154,7 +194,7 @@ class Memory:
         epochs: int,
     ) -> None:
         count = len(labels)
-        self.done = np.zeros(count, bool)
+        self.done, self.each = np.zeros(count, bool), networks_per_shard(4 * sum(p.size for p in network.parameters))
         parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
         records = {**{name: np.empty(count) for name in RECORDS}, "loss_curve": np.empty((count, epochs))}
         records["diverged"] = np.zeros(count, np.int64)
@@ -182,40 +222,25 @@ class Memory:
         return self._zoo[self.done] if partial else self._zoo
 
 
-def _on_cpu(
-    network: Network,
-    tasks: TaskSet,
-    recipe: Recipe,
-    jobs: Jobs,
-    seed: int,
-    backend: str,
-    threads: int | None,
-    tick: Callable[[float], Any],
-) -> Iterator[Batch]:
-    train = trainer(network, tasks, recipe, seed, backend)
+def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float], Any]) -> Generator[Batch]:
+    train = trainer(work.network, work.tasks, work.recipe, work.seed, work.backend)
     for k, (flat, curve, record) in unordered(lambda k: train(*jobs[k]), range(len(jobs)), threads):
         yield slice(k, k + 1), flat[None], curve[None], record[None]
         tick(1)
 
 
-def _on_gpu(
-    network: Network,
-    tasks: TaskSet,
-    recipe: Recipe,
-    jobs: Jobs,
-    seed: int,
-    precision: str,
-    device: str,
-    tick: Callable[[float], Any],
-) -> Iterator[Batch]:
+def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[Batch]:
+    tasks, recipe, name = work.tasks, work.recipe, work.network.name
     splits = [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))]
-    if gru_width(network) is not None:
-        module, sizes = backends.load("train_gru", "triton", device), _recurrent(network, tasks, recipe)
-        for done in module.train_chunks(tasks.x, splits, jobs, *sizes, seed, device, tick=tick):
+    if gru_width(work.network) is not None:
+        module, sizes = backends.load("train_gru", "triton", work.device), _recurrent(work.network, tasks, recipe)
+        for done in module.train_chunks(tasks.x, splits, jobs, *sizes, work.seed, work.device, tick=tick):
             yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
         return
-    op, layers, shape, pad = _trained_by(network, tasks, recipe)
-    chunks = backends.load(op, "triton", device).train_chunks(
+    op, layers, shape, pad = _trained_by(work.network, tasks, recipe)
+    if is_asymmetric(work.network):
+        raise ValueError(f"generate: the triton kernels train no fixed weights or gates, as {name} has (a CPU)")
+    chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
         splits,
         jobs,
@@ -228,13 +253,43 @@ def _on_gpu(
         recipe.weight_decay,
         recipe.batch_size,
         pad,
-        seed,
-        precision,
-        device,
+        work.seed,
+        work.precision,
+        work.device,
         tick=tick,
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
+
+
+def _on_cluster(
+    work: Work, jobs: Jobs, shards: np.ndarray, address: str | None, tick: Callable[[float], Any]
+) -> Generator[Batch]:
+    """One task a shard, or a part of one where there would be too few; shards: each job's."""
+    most = -(-len(jobs) // (cluster.SHARES * cluster.processors(address, work.device)))
+    bounds = [0, *np.flatnonzero(np.diff(shards)) + 1, len(jobs)]
+    runs = [slice(i, min(i + most, end)) for start, end in pairwise(bounds) for i in range(start, end, most or 1)]
+    shared = cluster.share(address, work)
+    calls = ((run, (shared, jobs[run])) for run in runs)
+
+    def told(run: slice) -> str:
+        (task, repeat), last = jobs[run.start], jobs[run.stop - 1]
+        return f"generate: networks from (task {task}, repeat {repeat}) to (task {last[0]}, repeat {last[1]})"
+
+    with closing(cluster.run(_whole, calls, address, work.device, told)) as done:
+        for run, arrays in done:
+            yield run, *arrays
+            tick(len(arrays[0]))
+
+
+def _whole(work: Work, jobs: Jobs) -> list[np.ndarray]:
+    """The batches of these networks as one: parameters [n, P], curves, records."""
+    out: list[np.ndarray] = []
+    for some, *arrays in work.run(jobs, 1, lambda amount: None):
+        out = out or [np.empty((len(jobs), *array.shape[1:]), array.dtype) for array in arrays]
+        for whole, array in zip(out, arrays, strict=True):
+            whole[some] = array
+    return out
 
 
 def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
@@ -252,6 +307,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     name, layers, shape, pad = _trained_by(network, tasks, recipe)
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
+    apart = *fixed_entries(network), *(gates(network) if name == "train_mlp" else ())
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]
@@ -273,6 +329,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
             key,
             t,
             r,
+            *apart,
         )
 
     return train
@@ -293,13 +350,17 @@ def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[int, i
     return tasks.shape[1], gru_width(network), tasks.classes, recipe.learning_rates(), recipe.steps
 
 
+def _op(network: Network) -> str | None:
+    """The op that trains such networks, None where none of LAYERS does."""
+    return next((op for op, layers in LAYERS.items() if layers(network) is not None), None)
+
+
 def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, Any, np.ndarray, int]:
     """(the op, what it takes of the network, the images' shape, the crops' padding or -1).
 
     ValueError for a network that no op trains.
     """
-    kinds = {"train_mlp": mlp_layers(network), "train_cnn": cnn_layers(network)}
-    op = next((op for op, layers in kinds.items() if layers is not None), None)
+    op = _op(network)
     if op is None:
         raise ValueError(f"generate: {network.name} is declared but cannot be trained yet (want mlp4, plainnet5, ...)")
     if len(tasks.shape) == 2 or recipe.steps is not None:
@@ -309,7 +370,7 @@ def _trained_by(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[str, 
     if recipe.pad is not None and len(tasks.shape) != 3:
         raise ValueError(f"generate: random crops need images [channels, height, width], got {tasks.shape} (pad=None)")
     shape = np.array(tasks.shape if len(tasks.shape) == 3 else (1, 1, tasks.shape[0]), np.int64)
-    return op, kinds[op], shape, -1 if recipe.pad is None else recipe.pad
+    return op, LAYERS[op](network), shape, -1 if recipe.pad is None else recipe.pad
 
 
 def untrained(zoo: WeightSet) -> WeightSet:
@@ -318,10 +379,13 @@ def untrained(zoo: WeightSet) -> WeightSet:
     Sets that were not generated here get fresh initial weights of their declaration, one per (label, repeat).
     """
     seed, rows = zoo.info.get("seed", 0), np.arange(len(zoo))
-    parameters = {
-        p.name: Lazy(partial(_initial, p, item, seed, zoo.labels, zoo.repeats), p.shape, rows)
-        for item, p in enumerate(zoo.network.parameters)
-    }
+    at, to = fixed_entries(zoo.network)
+    parameters, start = {}, 0
+    for item, p in enumerate(zoo.network.parameters):
+        own = (at >= start) & (at < start + p.size)
+        read = partial(_initial, p, item, seed, zoo.labels, zoo.repeats, at[own] - start, to[own])
+        parameters[p.name] = Lazy(read, p.shape, rows)
+        start += p.size
     return WeightSet(
         zoo.network,
         parameters,  # type: ignore[arg-type]  # Lazy stands for an array
@@ -333,8 +397,16 @@ def untrained(zoo: WeightSet) -> WeightSet:
 
 
 def _initial(
-    p: Parameter, item: int, seed: int, labels: np.ndarray, repeats: np.ndarray, rows: np.ndarray
+    p: Parameter,
+    item: int,
+    seed: int,
+    labels: np.ndarray,
+    repeats: np.ndarray,
+    at: np.ndarray,
+    to: np.ndarray,
+    rows: np.ndarray,
 ) -> np.ndarray:
+    """One parameter of these networks; its entries `at` are fixed to `to`."""
     from .kernels.numba.philox import INIT, uniform
 
     out = np.empty((len(rows), *p.shape), np.float32)
@@ -343,4 +415,5 @@ def _initial(
             out[i] = p.fill
         else:
             out[i] = uniform(p.size, p.bound, np.uint64(seed), labels[row], repeats[row], INIT, item).reshape(p.shape)
+    out.reshape(len(rows), -1)[:, at] = to
     return out

@@ -50,6 +50,18 @@ def p_chance_two_sided(errors: int, n: int, chance: float) -> float:
     return float(stats.binomtest(n - errors, n, chance).pvalue)
 
 
+def p_mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's paired test, exact and two-sided: two classifiers err equally often on the same networks.
+
+    only_first, only_second: networks that one of them alone gets wrong, binomial(their sum, 1/2) under the hypothesis
+    (McNemar 1947; Edwards's chi-square is its approximation). 1 where there are none.
+    """
+    if min(only_first, only_second) < 0:
+        raise ValueError(f"p_mcnemar: want counts of at least 0, got {only_first} and {only_second}")
+    n = only_first + only_second
+    return p_chance_two_sided(only_first, n, 0.5) if n else 1.0
+
+
 def smallest_n(errors: int, n: int, alpha: float, level: float = 0.05) -> int | None:
     """Power: the fewest test networks that would establish an error rate below alpha, had they the rate errors / n.
 

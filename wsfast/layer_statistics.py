@@ -12,8 +12,9 @@ def layer_statistics(zoo: WeightSet) -> np.ndarray:
     """Statistics of every trained parameter: float64 [N, P, 10], parameters in the network's order.
 
     Mean, standard deviation, skewness, kurtosis (0 for a constant), Euclidean norm and the quantiles 0, 25, 50, 75,
-    100 %. None depends on the order of hidden units. Means, deviations and quantiles of each layer's weights and biases
-    are the features of Unterthiner et al., Predicting Neural Network Accuracy from Weights (arXiv 2002.11448).
+    100 %. None depends on the order of hidden units. In imported sets of mixed widths the zeros that fill up narrower
+    networks count, too. Means, deviations and quantiles of each layer's weights and biases are the features of
+    Unterthiner et al., Predicting Neural Network Accuracy from Weights (arXiv 2002.11448).
     """
     return np.stack([_summary(zoo.parameters[p.name], p.size) for p in zoo.network.parameters if p.trained], axis=1)
 

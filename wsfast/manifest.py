@@ -142,8 +142,11 @@ def _check(network: Network) -> None:
         _want(all(a is None or isinstance(a, str) for a in p.axes), f"{p.name}'s axes", p.axes)
         _want(type(p.rows) is int and 1 <= p.rows <= len(p.shape), f"{p.name}'s rows", p.rows)
         _want(isinstance(p.trained, bool), f"{p.name}'s trained", p.trained)
-        for number in (p.bound, 0 if p.fill is None else p.fill):
+        for number in (p.bound, 0 if p.fill is None else p.fill, p.kappa):
             _want(type(number) in (int, float) and math.isfinite(number), f"{p.name}'s initial values", number)
+        inputs = math.prod(p.shape) // p.shape[-1]
+        _want(type(p.fixed) is int and 0 <= p.fixed <= inputs, f"{p.name}'s fixed entries", p.fixed)
+        _want(type(p.seed) is int and 0 <= p.seed < 2**64, f"{p.name}'s seed", p.seed)
         orders = isinstance(p.torch, tuple) and sorted(map(str, p.torch)) == sorted(map(str, range(len(p.shape))))
         _want(orders, f"the order of {p.name}'s axes in torch", p.torch)
         _want(isinstance(p.torch_shape, tuple), f"{p.name}'s shape in torch", p.torch_shape)

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from .asymmetry import gate_matrix
 from .network import Layer, Network
 
 
@@ -28,6 +29,19 @@ class MeanPool(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x.mean(dim=(2, 3))
+
+
+class FiGLU(nn.Module):
+    """sigmoid(x F) * x over the features of [B, n] or the channels of [B, n, h, w]; F [n, n] is no parameter."""
+
+    weight: torch.Tensor
+
+    def __init__(self, weight: np.ndarray) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.from_numpy(weight), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid((x.movedim(1, -1) @ self.weight).movedim(-1, 1)) * x
 
 
 class Add(nn.Module):
@@ -77,6 +91,7 @@ MODULES = {
     "linear": _linear,
     "relu": lambda layer: nn.ReLU(),
     "leaky_relu": lambda layer: nn.LeakyReLU(layer.options["slope"]),
+    "figlu": lambda layer: FiGLU(gate_matrix(**layer.options)),
     "conv": _conv,
     "batchnorm": _batchnorm,
     "add": lambda layer: Add(),

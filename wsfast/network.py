@@ -7,11 +7,13 @@ leaves the function unchanged. An axis named None is fixed (pixels, classes, off
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+
+from .asymmetry import gated, masked
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,8 @@ class Parameter:
     name: as in torch's state_dict. shape: input first. axes: permutation group of each axis. bound: trained parameters
     start from U[-bound, bound); a parameter with a `fill` instead starts constant. rows: how many leading axes index
     the input of a weight in a chain. torch: the order of our axes in torch's array, which may then be flattened.
+    fixed: inputs of every output unit that are not trained but kappa N(0, 1), the same in all networks: those drawn
+    from `seed` by `wsfast.reference.asymmetric`.
     """
 
     name: str
@@ -32,6 +36,9 @@ class Parameter:
     rows: int = 1
     torch: tuple[int, ...] = (0,)
     torch_shape: tuple[int, ...] = ()
+    fixed: int = 0
+    kappa: float = 0.0
+    seed: int = 0
 
     @property
     def size(self) -> int:
@@ -78,7 +85,7 @@ class Network:
     @property
     def size(self) -> int:
         """Trained numbers of one network."""
-        return sum(p.size for p in self.parameters if p.trained)
+        return sum(p.size - p.fixed * p.shape[-1] for p in self.parameters if p.trained)
 
     @property
     def groups(self) -> dict[str, int]:
@@ -87,6 +94,13 @@ class Network:
 
     def parameter(self, name: str) -> Parameter:
         return next(p for p in self.parameters if p.name == name)
+
+    def norm_after(self, weight: str) -> Layer | None:
+        """The BatchNorm between a weight's layer and the next layer with a weight, None where there is none."""
+        layers = iter(self.layers)
+        next(layer for layer in layers if any(p.name == weight for p in layer.parameters))
+        after = next((layer for layer in layers if layer.parameters), None)
+        return after if after and after.op == "batchnorm" else None
 
     def chain(self, number: int) -> tuple[Parameter, ...]:
         """The weights of chain `number` (1 is the first)."""
@@ -425,6 +439,55 @@ def gru2(input_shape: tuple[int, ...], classes: int, width: int = 128) -> Networ
     return Network("gru2", tuple(input_shape), classes, layers, chains, {"width": width})
 
 
+def mlp4_wasym(
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 500,
+    kappa: float = 0.5,
+    shares: Sequence[float] = (1 / 12, 1 / 8, 1 / 8, 1 / 2),
+    seed: int = 0,
+) -> Network:
+    """mlp4 with W-asymmetric weights (Lim et al., NeurIPS 2024): a share of every unit's inputs is fixed.
+
+    kappa times 1, 1, 0.5, 0.25 in the four layers, and shares: theirs of 784-512-512-512-10, where 64, 64, 64 and 256
+    inputs are fixed. They take kappa 1 with LayerNorm and AdamW; here 51 of 120 networks of width 100 diverged with it
+    at lr 0.05, none with the default. kappa 0 is a mask. seed: of masks and fixed values, the same for all networks.
+    """
+    net = mlp(input_shape, classes, (width,) * 3, name="mlp4-wasym")
+    net = masked(net, shares, [kappa * k for k in (1, 1, 0.5, 0.25)], seed)
+    return replace(net, options={"width": width, "kappa": kappa, "shares": tuple(shares), "seed": seed})
+
+
+def mlp4_sigma(input_shape: tuple[int, ...], classes: int, width: int = 500, seed: int = 0) -> Network:
+    """mlp4 with FiGLU, sigmoid(z F) * z, in place of ReLU (Lim et al., NeurIPS 2024); seed: of F."""
+    net = gated(mlp(input_shape, classes, (width,) * 3, name="mlp4-sigma"), seed)
+    return replace(net, options={"width": width, "seed": seed})
+
+
+def plainnet5_wasym(
+    input_shape: tuple[int, ...],
+    classes: int,
+    width: int = 32,
+    kappa: float = 3.0,
+    shares: Sequence[float] = (12 / 27, 3 / 16, 1 / 8, 1 / 12, 1 / 2),
+    seed: int = 0,
+) -> Network:
+    """plainnet5 with W-asymmetric weights: 12, 54, 72, 96 of a unit's 27, 288, 576, 1,152 inputs, half of the classes'.
+
+    kappa: of the convolutions, a twelfth of it in the last layer. The first three are those of the ResNet20 of Lim et
+    al. (NeurIPS 2024) for so many inputs, the last layer is their MLP's; the fourth goes on with 3 sqrt(inputs).
+    """
+    net = plainnet(input_shape, classes, _doubled(width), name="plainnet5-wasym")
+    net = masked(net, shares, [kappa] * 4 + [kappa / 12], seed)
+    return replace(net, options={"width": width, "kappa": kappa, "shares": tuple(shares), "seed": seed})
+
+
+def plainnet5_sigma(input_shape: tuple[int, ...], classes: int, width: int = 32, seed: int = 0) -> Network:
+    """plainnet5 with FiGLU over the channels of every position in place of ReLU; seed: of F."""
+    net = gated(plainnet(input_shape, classes, _doubled(width), name="plainnet5-sigma"), seed)
+    return replace(net, options={"width": width, "seed": seed})
+
+
 NETWORKS: dict[str, Callable[..., Network]] = {
     "mlp4": mlp4,
     "mlp4-published": mlp4_published,
@@ -435,21 +498,27 @@ NETWORKS: dict[str, Callable[..., Network]] = {
     "plainnet5-leaky": plainnet5_leaky,
     "resnet5": resnet5,
     "gru2": gru2,
+    "mlp4-wasym": mlp4_wasym,
+    "mlp4-sigma": mlp4_sigma,
+    "plainnet5-wasym": plainnet5_wasym,
+    "plainnet5-sigma": plainnet5_sigma,
 }
 
 
-def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None) -> Network:
+def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | None = None, **more: Any) -> Network:
     """The declaration of a named network.
 
     name: one of "mlp4", "mlp4-published", "resnet-mlp12", "plainnet5", "plainnet5-text", "plainnet6",
-    "plainnet5-leaky", "resnet5", "gru2". input_shape: of one sample. width: hidden units (MLP, GRU) or channels of the
-    first convolution, the paper's where None. ValueError for an unknown name and images too small for the pools.
+    "plainnet5-leaky", "resnet5", "gru2", "mlp4-wasym", "mlp4-sigma", "plainnet5-wasym", "plainnet5-sigma". input_shape:
+    of one sample. width: hidden units (MLP, GRU) or channels of the first convolution, the paper's where None. more: of
+    the asymmetric ones, seed, kappa and shares (`mlp4_wasym`). ValueError for an unknown name and images too small for
+    the pools; TypeError for options that a network does not have.
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r} (or pass a wsfast.Network)")
     if width is not None and width < 1:
         raise ValueError(f"width must be at least 1, got {width}")
-    options = {} if width is None else {"width": width}
+    options = more if width is None else {"width": width, **more}
     return NETWORKS[name](tuple(input_shape), classes, **options)
 
 
@@ -464,16 +533,16 @@ def gru_width(net: Network) -> int | None:
 def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
     """(sizes int64 [L + 1], slopes float32, norms int64, adds int64 [L]) as `wsfast.reference.mlp` takes them.
 
-    None for what is not a chain of linear layers with biases, each followed by at most an activation, BatchNorm and the
-    sum with the output of an earlier one, in this order.
+    The slope of a layer with FiGLU is 1. None for what is not a chain of linear layers with biases, each followed by at
+    most an activation, BatchNorm and the sum with the output of an earlier one, in this order, or by FiGLU alone.
     """
     sizes = [math.prod(net.input_shape)]
     slopes: list[float] = []
     norms: list[int] = []
     adds: list[int] = []
     finished: dict[str, int] = {}  # name of an output that may be added -> its layer
-    steps, before = ("linear", "relu", "leaky_relu", "batchnorm", "add"), ""
-    reached = len(steps)
+    steps, before = ("linear", "relu", "leaky_relu", "figlu", "batchnorm", "add"), ""
+    reached, alone = len(steps), [steps.index("leaky_relu"), steps.index("figlu")]  # follow a linear layer directly
     for layer in net.layers:
         if layer.op == "flatten" and not sizes[1:]:
             continue
@@ -489,7 +558,7 @@ def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
             slopes.append(1.0)
             norms.append(0)
             adds.append(-1)
-        elif not slopes or step <= reached or (layer.op == "leaky_relu" and reached > 0):
+        elif not slopes or step <= reached or (step in alone and reached > 0) or reached == alone[-1]:
             return None
         elif layer.op == "batchnorm":
             norms[-1] = 1
@@ -498,7 +567,7 @@ def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.nda
             if len(layer.inputs) != 2 or before not in layer.inputs or len(earlier) != 1:
                 return None
             adds[-1] = earlier[0]
-        else:
+        elif layer.op != "figlu":
             slopes[-1] = layer.options.get("slope", 0.0)
         reached, before = step, layer.name
     return (

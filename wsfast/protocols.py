@@ -5,9 +5,11 @@ from typing import Any
 
 import numpy as np
 
+from . import cluster
 from .classifier import WeightClassifier
 from .inference import p_permutation
 from .reference.retrieval import cmc, mean_average_precision, ranking
+from .ridge import accuracies_on_cluster
 
 CLASSIFIERS = ("logistic", "ridge", "sgd")  # the first is a study's default
 TRAIN_SHARE, QUERY_SHARE = 0.6, 0.2
@@ -89,16 +91,32 @@ def classifier(solver: str, seed: int) -> WeightClassifier:
 def classification(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
     """Train on 60 % of every task's networks, test on the rest. kernel [N, N], labels int [N]."""
     train, test = classification_split(labels, seed)
-    model = classifier(solver, seed).fit(kernel[np.ix_(train, train)], labels[train])
-    wrong = model.predict(kernel[np.ix_(test, train)]) != labels[test]
-    return Outcome(wrong, labels[test], 1 / len(model.classes_))
+    return classify(fit(kernel, labels, train, seed, solver), kernel[:, train], labels, test)
 
 
-def permutation_test(kernel: np.ndarray, labels: np.ndarray, permutations: int, seed: int = 0) -> dict[str, Any]:
+def fit(kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int, solver: str) -> WeightClassifier:
+    """The classifier trained on the networks at `train` of kernel [N, N], labels int [N]."""
+    return classifier(solver, seed).fit(kernel[np.ix_(train, train)], labels[train])
+
+
+def classify(model: WeightClassifier, across: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Outcome:
+    """The networks at `test` of a set, labels int [M]; across [M, n]: their kernel with the model's training ones."""
+    return Outcome(model.predict(across[test]) != labels[test], labels[test], 1 / len(model.classes_))
+
+
+def permutation_test(
+    kernel: np.ndarray,
+    labels: np.ndarray,
+    permutations: int,
+    seed: int = 0,
+    engine: str = "local",
+    address: str | None = None,
+) -> dict[str, Any]:
     """Classification by ridge against labelings shuffled over all networks, training and penalty anew for each.
 
     Ridge whatever classifier a study uses: one factorisation serves every labeling. Observed and permuted accuracy are
-    therefore both ridge's. p_permutation = (b + 1) / (B + 1).
+    therefore both ridge's. p_permutation = (b + 1) / (B + 1). engine, address: as generate; a task has a share
+    of the labelings.
     """
     train, test = classification_split(labels, seed)
     across = kernel[np.ix_(test, train)]
@@ -107,7 +125,11 @@ def permutation_test(kernel: np.ndarray, labels: np.ndarray, permutations: int, 
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)
     shuffled = np.stack([rng.permutation(codes) for _ in range(permutations)])
-    permuted = model.ridge_.accuracies(across, shuffled[:, train], shuffled[:, test], len(model.classes_))
+    arguments = across, shuffled[:, train], shuffled[:, test], len(model.classes_)
+    if cluster.checked("permutation_test", engine, address):
+        permuted = accuracies_on_cluster(model.ridge_, *arguments, address)
+    else:
+        permuted = model.ridge_.accuracies(*arguments)
     return {
         "permutations": permutations,
         "permutation_classifier": "ridge",
@@ -129,11 +151,19 @@ def retrieval(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str
         norm = np.sqrt(np.diag(kernel))
         norm = np.where(norm > 0, norm, 1)
         similarity = kernel[np.ix_(query, gallery)] / np.outer(norm[query], norm[gallery])
-    else:
-        model = classifier(solver, seed).fit(kernel[np.ix_(train, train)], labels[train])
-        q, g = (_unit(model.decision_function(kernel[np.ix_(part, train)])) for part in (query, gallery))
-        similarity = q @ g.T
-    asked, stored = labels[query], labels[gallery]
+        return _ranked(similarity, labels[query], labels[gallery])
+    return rank(fit(kernel, labels, train, seed, solver), kernel[:, train], labels, query, gallery)
+
+
+def rank(
+    model: WeightClassifier, across: np.ndarray, labels: np.ndarray, query: np.ndarray, gallery: np.ndarray
+) -> Outcome:
+    """Rank a set's gallery for each of its queries by the cosine of a model's logits; arguments as `classify`."""
+    q, g = (_unit(model.decision_function(across[part])) for part in (query, gallery))
+    return _ranked(q @ g.T, labels[query], labels[gallery])
+
+
+def _ranked(similarity: np.ndarray, asked: np.ndarray, stored: np.ndarray) -> Outcome:
     curve = cmc(similarity, asked, stored)
     extra = {
         "rank5": float(curve[min(5, len(curve)) - 1]),

@@ -63,13 +63,13 @@ def peak_memory() -> float | None:
 
 def machine(device: str = "cpu") -> str:
     """The name of what computes."""
-    from .kernels.numba.threads import available
+    from .kernels.numba.threads import cores
 
     if device != "cpu":
         import torch
 
         return torch.cuda.get_device_name(device)
-    return f"{processor()}, {available()} cores"
+    return f"{processor()}, {cores()} cores"
 
 
 def record(device: str = "cpu") -> dict[str, Any]:

@@ -1,10 +1,12 @@
 """Kernel ridge classification: one-hot least squares, thousands of labelings of the same networks at once."""
 
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 from scipy import linalg
 
+from . import cluster
 from .centred import CentredKernel
 from .kernels.numba.classifier import class_sums
 from .kernels.numba.threads import unordered
@@ -80,6 +82,23 @@ class KernelRidge(CentredKernel):
                 left_out = dual * spread[columns]
                 error[rows, columns.start // COLUMNS] = np.einsum("pcj,pcj->p", left_out, left_out)
         return errors.sum(axis=2).argmin(axis=0)  # summed in one order, whichever block came first
+
+
+def accuracies_on_cluster(
+    ridge: KernelRidge, across: np.ndarray, train: np.ndarray, test: np.ndarray, classes: int, address: str | None
+) -> np.ndarray:
+    """KernelRidge.accuracies, the labelings shared out over a Ray cluster. The inverses are those of `ridge`."""
+    tasks = cluster.processors(address)
+    step = max(LABELINGS, -(-len(train) // tasks))  # every task multiplies the inverses by `across`
+    shared = cluster.share(address, ridge), cluster.share(address, across)
+    calls = (
+        (p, (*shared, train[p], test[p], classes)) for p in (slice(i, i + step) for i in range(0, len(train), step))
+    )
+    out = np.empty(len(train))
+    with closing(cluster.run(KernelRidge.accuracies, calls, address, told=lambda p: f"permuted labelings {p}")) as done:
+        for p, found in done:
+            out[p] = found
+    return out
 
 
 def _products(matrix: np.ndarray, labels: np.ndarray, share: np.ndarray) -> Iterator[tuple[slice, slice, np.ndarray]]:

@@ -38,7 +38,7 @@ def protocol_row(
     row = {
         "protocol": protocol,
         "classifier": solver,
-        **_counts(o, plan),
+        **counts(o, plan.resamples, plan.seeds[0]),
         "wilson95": [1 - v for v in reversed(inference.wilson(o.errors, o.n))],
         "p_error_ge_alpha": inference.p_error_at_least(o.errors, o.n, plan.alpha),
         "paper_rule": "accept" if o.errors / o.n < plan.alpha else "reject",
@@ -56,10 +56,12 @@ def protocol_row(
 
 
 def control_row(name: str, chain: int, o: Outcome, plan: Plan) -> dict[str, Any]:
-    return {"control": name, "features": "chain", "chain": chain, "classifier": plan.classifier, **_counts(o, plan)}
+    found = counts(o, plan.resamples, plan.seeds[0])
+    return {"control": name, "features": "chain", "chain": chain, "classifier": plan.classifier, **found}
 
 
-def _counts(o: Outcome, plan: Plan) -> dict[str, Any]:
+def counts(o: Outcome, resamples: int, seed: int) -> dict[str, Any]:
+    """What an outcome counted, its exact interval, and by resampling tasks where resamples is not 0."""
     found = {
         "n": o.n,
         "errors": o.errors,
@@ -69,8 +71,8 @@ def _counts(o: Outcome, plan: Plan) -> dict[str, Any]:
         "p_chance": inference.p_chance(o.errors, o.n, o.chance),
         "tested_tasks": len(np.unique(o.tasks)),
     }
-    if plan.resamples:
-        found["bootstrap95"] = list(inference.bootstrap_by_task(o.wrong, o.tasks, plan.resamples, plan.seeds[0]))
+    if resamples:
+        found["bootstrap95"] = list(inference.bootstrap_by_task(o.wrong, o.tasks, resamples, seed))
     return found
 
 

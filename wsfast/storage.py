@@ -28,16 +28,26 @@ RECORDED = ("F32", "F64", "I64")  # types of records
 
 @dataclass(frozen=True)
 class Stacked:
-    """Reads one parameter across shards. parts: its slices, one a shard; starts: the set's network each begins with."""
+    """Reads parameter `name` across shards. starts: the set's network each shard begins with; parts: its slice of each.
 
-    parts: Sequence[Any]
+    A copy in another process opens the files there, each when it is read first.
+    """
+
+    name: str
+    files: Sequence[Path]
     starts: np.ndarray
     shape: tuple[int, ...]
+    parts: dict[int, Any]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "parts": {}}
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
         out = np.empty((len(rows), *self.shape), np.float32)
         at = 0
         for shard, first, count in self._runs(rows):
+            if shard not in self.parts:
+                self.parts[shard] = safe_open(self.files[shard], framework="numpy").get_slice(self.name)
             out[at : at + count] = self.parts[shard][first : first + count]
             at += count
         return out
@@ -100,10 +110,11 @@ def load(folder: str | Path, partial: bool = False) -> WeightSet:
         raise ValueError(f"{folder} holds no finished shard yet")
     starts = np.cumsum([0, *(entry.networks for entry in held.shards)])
     rows = np.arange(held.held)
-    parameters = {
-        p.name: Lazy(Stacked([s.get_slice(p.name) for s in shards], starts[:-1], p.shape), p.shape, rows)
-        for p in network.parameters
-    }
+    files = [(folder / entry.file).resolve() for entry in held.shards]
+    parameters = {}
+    for p in network.parameters:
+        parts = dict(enumerate(s.get_slice(p.name) for s in shards))
+        parameters[p.name] = Lazy(Stacked(p.name, files, starts[:-1], p.shape, parts), p.shape, rows)
     kinds = [_records(shard) for shard in shards]
     for entry, kind in zip(held.shards, kinds, strict=True):
         if kind != kinds[0]:

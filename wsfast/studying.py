@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from . import provenance
-from .chains import feature_kernel
+from . import cluster, provenance
+from .chains import feature_kernel, features_of
 from .controls import against_chance, split_one_task
 from .distance import permanova, spread
 from .events import Progress
@@ -22,7 +22,7 @@ from .layer_statistics import layer_statistics, parameters_up_to, statistics_ker
 from .protocols import CLASSIFIERS, classification, permutation_test, retrieval_split
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
 from .table import TITLES, table
-from .weights import WeightSet
+from .weights import WeightSet, usable
 
 SCHEMA = 1
 
@@ -63,9 +63,9 @@ class StudyResult:
 class _Features:
     """The N x N kernels of a set, one at a time."""
 
-    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None) -> None:
+    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None, **engine: Any) -> None:
         self.zoo = zoo
-        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory}
+        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory, **engine}
 
     @cached_property
     def statistics(self) -> np.ndarray:
@@ -89,14 +89,17 @@ def study(
     backend: str | None = None,
     device: str = "cpu",
     memory: int | None = None,
+    engine: str = "local",
+    address: str | None = None,
     progress: bool | None = None,
 ) -> StudyResult:
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
-    For every chain and four features (chain Gram, chain Gram of unit columns, raw layer, per-layer statistics):
-    classification within tasks and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and
-    p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
-    spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
+    For every chain and every feature (chain Gram; of unit columns; with BatchNorm folded in, where the network has it;
+    raw layer; per-layer statistics): classification within tasks and retrieval on unseen tasks, learned and by plain
+    cosine, with exact intervals and p-values, intervals by resampling tasks and PERMANOVA on the distances; for the
+    chain Gram and for plain cosine, the spread over 5 split seeds. Controls: A/A and untrained networks, which must be
+    at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
     training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
@@ -104,7 +107,8 @@ def study(
     classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
     backend, device, memory (bytes for weights in hand, half of what is free where None): of the features, as
-    chain_kernel; a stored set may be larger than memory. Diverged networks are left out and counted.
+    chain_kernel; a stored set may be larger than memory. engine, address: as generate, of the features' kernels and of
+    the ridge classifiers' shuffled labelings. Diverged networks are left out and counted.
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """
@@ -115,7 +119,7 @@ def study(
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
     start = time.perf_counter()
-    good = _usable("study", zoo)
+    good = usable("study", zoo)
     retrieval_split(good.labels, seed)  # too few tasks are found before anything is computed
     others = {name: _control_set(name, other) for name, other in (controls or {}).items()}
     seeds, resamples = (range(seed, seed + 1), 0) if quick else (range(seed, seed + SPLIT_SEEDS), RESAMPLES)
@@ -125,10 +129,13 @@ def study(
     cells, distances, must, informative = [], [], [], []
     curves: dict[tuple[str, int, str], np.ndarray] = {}
     kernel = np.empty((0, 0))
-    steps = (len(TITLES) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
+    asked = (*features_of(zoo.network), "statistics")
+    steps = (len(asked) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
+    cluster.checked("study", engine, address)
+    machines: dict[str, Any] = {"engine": engine, "address": address}
     with Progress("study", steps, "kernel", progress) as said:
-        of = _Features(good, backend, device, memory)
-        for features, chain in product(TITLES, chains):
+        of = _Features(good, backend, device, memory, **machines)
+        for features, chain in product(asked, chains):
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}
             own = []
@@ -141,7 +148,7 @@ def study(
             distances.append(where | permanova(k, good.labels, plan.permutations, seed) | spread(k, good.labels))
             if features == "chain":
                 if plan.permutations:
-                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed)
+                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed, **machines)
                 halves, left_out = split_one_task(k, good.labels, seed, classifier)
                 must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
                 must[-1]["tasks_left_out"] = left_out
@@ -151,7 +158,7 @@ def study(
             said.advance()
             said.finished(features=TITLES[features], chain=chain)
         for name, other in {"untrained": untrained(good), **others}.items():
-            of = _Features(other, backend, device, memory)
+            of = _Features(other, backend, device, memory, **machines)
             for chain in range(1, len(other.network.chains) + 1):
                 found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
                 row = control_row(name, chain, found, plan)
@@ -176,20 +183,11 @@ def study(
 def _control_set(name: str, zoo: WeightSet) -> WeightSet:
     if name in ("A/A", "untrained"):
         raise ValueError(f"study: control {name!r}: the name is taken (choose another)")
-    good = _usable(f"study: control {name!r}", zoo)
+    good = usable(f"study: control {name!r}", zoo)
     tasks = np.unique(good.labels)
     if len(tasks) < 2:
         raise ValueError(f"study: control {name!r}: want at least 2 tasks, got {len(tasks)}")
     return good
-
-
-def _usable(what: str, zoo: WeightSet) -> WeightSet:
-    if not isinstance(zoo, WeightSet):
-        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
-    bad = zoo.diverged
-    if bad.all():
-        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
-    return zoo[~bad] if bad.any() else zoo
 
 
 def _skipped(plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:

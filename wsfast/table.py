@@ -26,20 +26,21 @@ def table(n: dict[str, Any]) -> str:
         _row("features", "protocol", "classifier", "chance", [f"chain {c}   " for c in numbers]),
     ]
     for (features, protocol, solver), family in families(n["cells"]).items():
-        lines.append(_row(TITLES[features], protocol, solver, _percent(family[0]["chance"]), map(_accuracy, family)))
+        lines.append(_row(TITLES[features], protocol, solver, percent(family[0]["chance"]), map(_accuracy, family)))
         if features == "chain" and solver != "cosine":  # the verdict's cells; results.json has these for all
             if "bootstrap95" in family[0]:
-                lines.append(_row("  tasks resampled", "", "", "", [_interval(c["bootstrap95"]) + " " for c in family]))
+                lines.append(_row("  tasks resampled", "", "", "", [interval(c["bootstrap95"]) + " " for c in family]))
             if "split_seeds" in family[0]:
                 seeds = len(family[0]["split_seeds"]["seeds"])
                 lines.append(_row(f"  {seeds} splits, mean", "", "", "", map(_over_seeds, family)))
-    for features, title in TITLES.items():
+    for features in dict.fromkeys(d["features"] for d in n["distances"]):
         family = [d for d in n["distances"] if d["features"] == features]
-        lines.append(_row(title, "PERMANOVA R2", "", _percent(family[0]["r2_chance"]), map(_permanova, family)))
+        chance = percent(family[0]["r2_chance"])
+        lines.append(_row(TITLES[features], "PERMANOVA R2", "", chance, map(_permanova, family)))
     for kind, rows in (("control", n["controls"]), ("reads", n["informative_controls"])):
         for name in dict.fromkeys(c["control"] for c in rows):
             family = [c for c in rows if c["control"] == name]
-            chance = _percent(family[0]["chance"])
+            chance = percent(family[0]["chance"])
             lines.append(_row(f"{kind}: {name}", "", family[0]["classifier"], chance, map(_accuracy, family)))
     lines += [
         "",
@@ -76,23 +77,23 @@ def _row(features: str, protocol: str, classifier: str, chance: str, values: Any
     return f"{title} {classifier:<10} {chance:>6} " + "".join(f"{v:>23}" for v in values)
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _interval(shares: Sequence[float]) -> str:
-    return f"[{_percent(shares[0])}, {_percent(shares[1])}]"
+def interval(shares: Sequence[float]) -> str:
+    return f"[{percent(shares[0])}, {percent(shares[1])}]"
 
 
 def _accuracy(cell: dict[str, Any]) -> str:
-    return f"{_percent(cell['accuracy'])} {_interval(cell['ci95'])}" + ("*" if cell.get("established") else " ")
+    return f"{percent(cell['accuracy'])} {interval(cell['ci95'])}" + ("*" if cell.get("established") else " ")
 
 
 def _over_seeds(cell: dict[str, Any]) -> str:
     s = cell["split_seeds"]
-    return f"{_percent(s['mean'])} ({_percent(s['min'])}-{_percent(s['max'])}) "
+    return f"{percent(s['mean'])} ({percent(s['min'])}-{percent(s['max'])}) "
 
 
 def _permanova(distance: dict[str, Any]) -> str:
-    share = "-" if distance["r2"] is None else _percent(distance["r2"])
+    share = "-" if distance["r2"] is None else percent(distance["r2"])
     return share + (f" (p = {distance['p']:.2g}) " if "p" in distance else " ")

@@ -1,7 +1,9 @@
 """Is a stored weight set what its manifest says it is?"""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -62,6 +64,16 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def trained_on(
+    op: str, folder: Path, plan: Mapping[str, Any], count: int, tasks: TaskSet | None, root: str | Path | None
+) -> TaskSet:
+    """The tasks of a stored set's plan, loaded by their name where None; ValueError where they are not the same."""
+    tasks = named_tasks(plan["data"], n=count, root=root) if tasks is None else tasks
+    if tasks.sha256() != plan["tasks_sha256"]:
+        raise ValueError(f"{op}: {folder} was trained on other data than these tasks of {tasks.name}")
+    return tasks
+
+
 def _retrained(
     folder: Path,
     manifest: Manifest,
@@ -75,9 +87,7 @@ def _retrained(
         raise ValueError(f"verify: {folder} was not generated, its networks cannot be trained again")
     if plan["backend"] == "triton":
         raise ValueError(f"verify: {folder} was trained on a GPU; networks are trained again on the CPU only")
-    tasks = named_tasks(plan["data"], n=len(manifest.task_names), root=root) if tasks is None else tasks
-    if tasks.sha256() != plan["tasks_sha256"]:
-        raise ValueError(f"verify: {folder} was trained on other data than these tasks of {tasks.name}")
+    tasks = trained_on("verify", folder, plan, len(manifest.task_names), tasks, root)
     recipe = Recipe.from_dict(plan["recipe"])
     train = trainer(network, tasks, recipe, plan["seed"], plan["backend"])
     zoo = load(folder, partial=True)

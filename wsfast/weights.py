@@ -169,7 +169,10 @@ class WeightSet:
         return out, layout
 
     def to_torch(self, i: int) -> Any:
-        """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape]."""
+        """Network i as an nn.Sequential in eval mode with torch's parameter names; input [B, *input_shape].
+
+        For ONNX, `torch.onnx.export(zoo.to_torch(i), (x,), file)`, which needs the package onnxscript.
+        """
         from .modules import to_module
 
         if not -len(self) <= i < len(self):
@@ -189,3 +192,13 @@ def diverged(network: Network, flat: np.ndarray) -> np.ndarray:
 def _wild(p: Parameter, array: np.ndarray) -> np.ndarray:
     largest = np.abs(array).reshape(len(array), -1).max(axis=1, initial=0)
     return ~((largest <= DIVERGED) if p.trained else np.isfinite(largest))  # a NaN fails every comparison
+
+
+def usable(what: str, zoo: WeightSet) -> WeightSet:
+    """The set without its diverged networks; TypeError for anything else, ValueError where none is left."""
+    if not isinstance(zoo, WeightSet):
+        raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
+    bad = zoo.diverged
+    if bad.all():
+        raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
+    return zoo[~bad] if bad.any() else zoo

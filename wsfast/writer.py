@@ -20,8 +20,8 @@ class Writer:
 
     plan: what the networks are a function of; a folder made to another plan is refused with the first difference.
     info: of the set; made_by: versions and machine of this run, kept in a list of all runs. done: bool [N], the
-    networks on disk. One writer at a time has a folder; the operating system frees it when a process dies. `with`
-    closes it.
+    networks on disk; each: networks a shard. One writer at a time has a folder; the operating system frees it when a
+    process dies. `with` closes it.
     """
 
     def __init__(
@@ -36,9 +36,9 @@ class Writer:
         made_by: Mapping[str, Any],
     ) -> None:
         self.folder = writable_folder(folder)
-        self._each = networks_per_shard(4 * sum(p.size for p in network.parameters))
+        self.each = networks_per_shard(4 * sum(p.size for p in network.parameters))
         self._network, self._task_names = network, task_names
-        self._plan = {**json.loads(json.dumps(plan)), "networks_per_shard": self._each}
+        self._plan = {**json.loads(json.dumps(plan)), "networks_per_shard": self.each}
         self._info, self._made_by, self._start = info, made_by, time.perf_counter()
         self._labels, self._repeats = labels, repeats
         self._waiting: dict[int, dict[int, tuple[np.ndarray, ...]]] = {}  # shard -> network -> its numbers
@@ -81,7 +81,7 @@ class Writer:
         each = held.plan.get("networks_per_shard")
         if type(each) is not int or each < 1:
             raise ValueError(f"generate: {self.folder} does not say how many networks a shard has, got {each!r}")
-        self._each = self._plan["networks_per_shard"] = each  # as begun: another version may choose another size
+        self.each = self._plan["networks_per_shard"] = each  # as begun: another version may choose another size
         found, wanted = {"network": held.network, **held.plan}, {"network": self._network, **self._plan}
         for key, value in wanted.items():
             if found.get(key) != value:
@@ -101,13 +101,13 @@ class Writer:
         self._runs = held.info.get("runs", [])
 
     def _rows(self, shard: int) -> slice:
-        return slice(shard * self._each, min((shard + 1) * self._each, len(self._labels)))
+        return slice(shard * self.each, min((shard + 1) * self.each, len(self._labels)))
 
     def add(self, networks: np.ndarray, flat: np.ndarray, records: Mapping[str, np.ndarray]) -> None:
         """networks: positions [n]; flat: parameters [n, P] as trained; records: name -> one row a network."""
         self._names = tuple(records)
         for row, i in enumerate(networks.tolist()):
-            shard = i // self._each
+            shard = i // self.each
             waiting = self._waiting.setdefault(shard, {})
             waiting[i] = (flat[row].copy(), *(records[name][row] for name in self._names))
             rows = self._rows(shard)

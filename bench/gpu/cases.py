@@ -2,13 +2,22 @@
 
 from dataclasses import dataclass, field
 
-from bench.gpu.problem import Size
+from bench.gpu.cnn_problem import CnnProblem, CnnSize
+from bench.gpu.problem import Problem, Size
 
 ALL = [("bmm", "fp32"), ("bmm", "tf32"), ("padded", "fp32"), ("padded", "tf32"), ("vmap", "fp32"), ("vmap", "tf32")]
 ALL += [("jax", "fp32"), ("jax", "tf32"), ("graph", "fp32"), ("loop", "fp32")]
 SOME = [("bmm", "fp32"), ("bmm", "tf32"), ("vmap", "fp32"), ("jax", "fp32"), ("graph", "fp32"), ("loop", "fp32")]
 BIG = {"strongest": 1.3, "vmap": 3.0, "loop": 100.0}
 SMALL = {"strongest": 5.0}
+CNN = [
+    ("grouped", "fp32"),
+    ("grouped", "tf32"),
+    ("vmap", "fp32"),
+    ("graph", "fp32"),
+    ("graph", "tf32"),
+    ("loop", "fp32"),
+]
 
 
 @dataclass(frozen=True)
@@ -19,7 +28,7 @@ class Case:
     seconds: of one timed run; rounds: of all contenders in turn; limit: seconds after which the case is given up.
     """
 
-    size: Size
+    size: Size | CnnSize
     peers: list[tuple[str, str]] = field(default_factory=lambda: SOME)
     ours: tuple[str, ...] = ("tf32x3",)
     goals: dict[str, float] = field(default_factory=lambda: SMALL)
@@ -29,6 +38,10 @@ class Case:
     rounds: int = 5
     limit: float = 75
 
+    @property
+    def problem(self) -> type[Problem]:
+        return CnnProblem if isinstance(self.size, CnnSize) else Problem
+
 
 def _small(width: int, batch: int) -> Case:
     return Case(Size(64, width, batch, 4096))
@@ -36,6 +49,9 @@ def _small(width: int, batch: int) -> Case:
 
 CONTEST = {
     "mlp4": Case(Size(3072, 500, 128, 256), ALL, ("tf32x3", "tf32", "bf16"), BIG, 5, seconds=1.0, limit=170),
+    "plainnet5": Case(
+        CnnSize(32, 32, 128, 256), CNN, ("tf32", "tf32x3", "bf16"), {"strongest": 4.0}, 2, seconds=1.0, limit=170
+    ),
     "small-128-128": _small(128, 128),
     "small-32-32": _small(32, 32),
     "mlp4-12288": Case(Size(12288, 500, 128, 64), SOME, goals=BIG, checked=2, seconds=0.5, rounds=3, limit=110),
@@ -54,5 +70,9 @@ def _tiny(d: int, width: int, batch: int) -> Case:
     return Case(size, ALL, ("tf32x3", "tf32"), BIG, checked=3, seconds=0.01, rounds=2)
 
 
-SMOKE = {"smoke-odd": _tiny(21, 13, 8), "smoke-tile": _tiny(16, 16, 16)}
+SMOKE = {
+    "smoke-odd": _tiny(21, 13, 8),
+    "smoke-tile": _tiny(16, 16, 16),
+    "smoke-cnn": Case(CnnSize(16, 2, 4, 3, 8, 2), CNN, ("tf32", "tf32x3"), {"strongest": 4.0}, 2, 1, 0.01, 2),
+}
 SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "chains", "recurrent"]

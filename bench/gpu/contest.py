@@ -13,12 +13,11 @@ import torch
 from bench.gpu import model, ours
 from bench.gpu.cases import Case
 from bench.gpu.device import products, wall
-from bench.gpu.peers import bmm, loop, vmap, xla
+from bench.gpu.peers import bmm, cnn, loop, vmap, xla
 from bench.gpu.peers.peer import Peer
-from bench.gpu.problem import Problem, Size
 
 OURS = "wsfast"
-PEERS: dict[str, tuple[str, type[Peer], str]] = {  # family: name, class, whose bytes
+MLP: dict[str, tuple[str, type[Peer], str]] = {  # family: name, class, whose bytes
     "bmm": ("bmm + CUDA graph", bmm.Bmm, "bmm"),
     "padded": ("bmm padded to 64 + CUDA graph", bmm.PaddedBmm, "bmm"),
     "vmap": ("torch.func.vmap + fused SGD", vmap.Vmap, "fused"),
@@ -26,6 +25,14 @@ PEERS: dict[str, tuple[str, type[Peer], str]] = {  # family: name, class, whose 
     "graph": ("loop of networks, CUDA graph", loop.GraphLoop, "fused"),
     "loop": ("loop of networks, eager", loop.Loop, "fused"),
 }
+CNN: dict[str, tuple[str, type[Peer], str]] = {
+    "grouped": ("convolutions in groups + CUDA graph", cnn.Grouped, "layers"),
+    "vmap": ("torch.func.vmap + fused SGD", cnn.Vmap, "layers"),
+    "graph": ("loop of networks, channels last, CUDA graph", cnn.GraphLoop, "layers"),
+    "loop": ("loop of networks, channels last, eager", cnn.Loop, "layers"),
+}
+PEERS = {"train_mlp": MLP, "train_cnn": CNN}
+FAMILIES = list(dict.fromkeys([*MLP, *CNN]))
 ALONE = ("graph", "loop")
 EAGER = ("vmap", "loop")
 GRADE = 4.0  # float32-grade arithmetic may err so many times what torch's own float32 errs
@@ -61,7 +68,8 @@ class Contender:
 
 def entrants(case: Case, device: str, peers_only: bool) -> list[Contender]:
     """The loop first: its float32 error is the measure of all others'."""
-    found = [Contender(PEERS[f][0], f, p, PEERS[f][2]) for f, p in reversed(case.peers)]
+    known = PEERS[case.problem.op]
+    found = [Contender(known[f][0], f, p, known[f][2]) for f, p in reversed(case.peers)]
     no_jax = xla.missing(device) if any(c.family == "jax" for c in found) else None
     for c in found:
         if c.family == "jax" and no_jax:
@@ -69,7 +77,7 @@ def entrants(case: Case, device: str, peers_only: bool) -> list[Contender]:
     for precision in case.ours:
         reason = "left out after a crash of this case" if peers_only else ours.missing(device, precision)
         status = f"not measured: {reason}" if reason else "ok"
-        found.append(Contender(OURS, "ours", precision, model.ours(case.size.sizes, case.size.batch), status))
+        found.append(Contender(OURS, "ours", precision, case.size.ours, status))
     return found
 
 
@@ -83,18 +91,18 @@ class Arena:
     def __init__(self, case: Case, device: str) -> None:
         self.case, self.device = case, device
         size = case.size
-        self.problem = Problem(size, device)
-        few_steps: Size = replace(size, samples=min(size.samples, 2 * size.batch), epochs=2, lr=CHECK_LR)
-        self.short = Problem(few_steps, device, like=self.problem)
+        self.problem = case.problem(size, device)
+        few_steps = replace(size, samples=min(size.samples, 2 * size.batch), epochs=2, lr=CHECK_LR)
+        self.short = case.problem(few_steps, device, like=self.problem)
         spread = np.linspace(0, size.networks - 1, case.checked).astype(int)
         self.checked = torch.from_numpy(spread).to(device)
         self.starts = self.short.parameters(self.checked).astype(np.float64)
         self.changes = np.array([self.short.reference(i) for i in spread.tolist()]) - self.starts
 
-    def peer(self, c: Contender, problem: Problem, loops: torch.Tensor) -> Peer:
+    def peer(self, c: Contender, problem: Any, loops: torch.Tensor) -> Peer:
         networks = loops if c.family in ALONE else problem.everyone
         with products(c.precision):
-            return PEERS[c.family][1](problem, networks, c.precision)
+            return PEERS[problem.op][c.family][1](problem, networks, c.precision)
 
     def errors(self, c: Contender) -> list[float]:
         """Of the weight change of each checked network, trained beside all others."""
@@ -219,7 +227,7 @@ def table(name: str, case: Case, found: list[Contender], ceilings: dict[str, Any
     """One row a contender; a contender that failed its check has no time, no ratio and beats nobody."""
     timed = [c for c in found if c.ok and c.seconds]
     peers = {(c.family, c.precision): float(np.median(c.seconds)) for c in timed if c.family != "ours"}
-    order = ["ours", *PEERS]
+    order = ["ours", *FAMILIES]
     return [_row(name, case, c, ceilings, peers) for c in sorted(found, key=lambda c: order.index(c.family))]
 
 
@@ -233,9 +241,7 @@ def _row(
     name: str, case: Case, c: Contender, ceilings: dict[str, Any], peers: dict[tuple[str, str], float]
 ) -> dict[str, Any]:
     size = case.size
-    floor = model.floor(
-        size.sizes, size.batch, c.variant, c.precision, ceilings, size.networks, c.family in EAGER, c.family in ALONE
-    )
+    floor = size.floor(c.variant, c.precision, ceilings, c.family in EAGER, c.family in ALONE)
     row: dict[str, Any] = {"case": name, "size": str(size), "sizes": size.sizes, "batch": size.batch}
     row |= {"contender": c.name, "family": c.family, "precision": c.precision, "status": c.status, **c.notes}
     row |= {"error": float(np.median(c.errors)) if c.errors else None, "worst": max(c.errors, default=None)}

@@ -17,12 +17,15 @@ def synchronise(device: str) -> None:
 @contextmanager
 def products(precision: str) -> Iterator[None]:
     """float32 products in IEEE float32 ("fp32") or in TF32 ("tf32"), which a CPU has not: it stays with float32."""
-    before = torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    places = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = [place.allow_tf32 for place in places]
+    for place in places:
+        place.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        torch.backends.cuda.matmul.allow_tf32 = before
+        for place, was in zip(places, before, strict=True):
+            place.allow_tf32 = was
 
 
 def wall(call: Callable[[], Any], device: str) -> float:

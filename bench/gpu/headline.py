@@ -77,12 +77,12 @@ def run(device: str, scale: Scale, ceilings: dict[str, Any]) -> dict[str, Any]:
     jobs = [(t, r) for t in range(scale.tasks) for r in range(scale.repeats)]
     some = [0, networks // 2, networks - 1]
     began = time.perf_counter()
-    alone = ours.call(shared, tasks, [jobs[i] for i in some], lr, PRECISION, device)[0]
+    alone = ours.call("train_mlp", shared, tasks, [jobs[i] for i in some], lr, PRECISION, device)[0]
     found["three_alone_seconds"] = time.perf_counter() - began
     got: list[Any] = []
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    seconds = wall(lambda: got.extend(ours.call(shared, tasks, jobs, lr, PRECISION, device)), device)
+    seconds = wall(lambda: got.extend(ours.call("train_mlp", shared, tasks, jobs, lr, PRECISION, device)), device)
     parameters, _, records = got
     same = all(np.array_equal(parameters[i], a) for i, a in zip(some, alone, strict=True))
     floor = model.floor(sizes, scale.batch, "merged", PRECISION, ceilings, networks)

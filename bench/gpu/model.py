@@ -19,8 +19,11 @@ from typing import Any
 from wsfast.kernels.triton import configs
 
 BYTES = {"merged": (16, 24), "one kernel": (20, 24), "bmm": (24, 28), "fused": (28, 32), "foreach": (40, 44)}
+# Of a convolution's result, by `cnn_floor`, and bytes of a weight.
+PASSES = {"units": (7, 24), "layers": (18.75, 32)}
 # Launches of one step, estimates.
 LAUNCHES = {"whole": 0, "merged": 10, "one kernel": 12, "bmm": 50, "fused": 45, "loop": 30, "foreach": 55}
+LAUNCHES |= {"units": 31, "layers": 130}
 EAGER_LAUNCH, GRAPH_LAUNCH = 4e-6, 1.2e-6  # seconds, estimates
 L2_BYTES, L2_RATE = 60e6, 5500  # of an H200; GB/s, assumed
 ASSUMED = {"copy": 4300.0, "fp32": 67.0, "tf32": 400.0, "bf16": 790.0}  # an H200: GB/s, TFLOP/s
@@ -93,6 +96,34 @@ def floor(
     bandwidth = max(L2_RATE, ceilings["copy"]) if resident else ceilings["copy"]
     launches = LAUNCHES["loop" if alone else variant] * (EAGER_LAUNCH if eager else GRAPH_LAUNCH)
     return Floor(moved, flop, moved / bandwidth / 1e9, flop / rate(ceilings, precision) / 1e12, launches / together)
+
+
+def cnn_floor(
+    units: list[tuple[int, int, int]],
+    batch: int,
+    variant: str,
+    precision: str,
+    ceilings: dict[str, Any],
+    networks: int,
+    eager: bool = False,
+    alone: bool = False,
+) -> Floor:
+    """Of one network and step. units: (channels in, out, side of its images) of pooled 3x3 convolutions.
+
+    Bytes of activations, a convolution's result counting 1 and its pooled one 1/4 (2 bytes a number in bf16):
+
+        units   ours: z written, turned into its gradient (2), read by the two gradients (the first unit's by one): 5;
+                pooled, the winners 3, the output 3 and the gradient at it 2: a quarter of 8
+        layers  one layer after the other: convolution 1, BatchNorm 3, ReLU 2, pool 1 1/4, and back 1 1/2, 3, 5, 2
+    """
+    kept, passes, weight = (2 if precision == "bf16" else 4), *PASSES[variant]
+    moved = flop = 0.0
+    for k, (c, n, side) in enumerate(units):
+        z, products = batch * n * side**2, 3 - (k == 0)  # the images get no gradient
+        moved += kept * z * (passes - (k == 0)) + weight * 9 * c * n
+        flop += 2 * products * 9 * c * z
+    launches = LAUNCHES[variant] * (EAGER_LAUNCH if eager else GRAPH_LAUNCH) / (1 if alone else networks)
+    return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, launches)
 
 
 def chain_floor(op: str, n: int, d: int, r: int, precision: str, ceilings: dict[str, Any], triangle: bool) -> Floor:

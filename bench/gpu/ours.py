@@ -1,15 +1,17 @@
-"""wsfast's train_mlp and chain kernels on the GPU. A step's time is the difference of a long and a short training run,
+"""wsfast's training and chain kernels on the GPU. A step's time is the difference of a long and a short training run,
 so that the start and end of a run (initial weights, upload, evaluation, download) do not count; the headline counts all
 of it."""
 
 import os
 from collections.abc import Iterable
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from bench.gpu.problem import Problem
 from bench.names import Names
+from wsfast.backends import OPS, PACKAGES
 
 
 def missing(device: str, precision: str) -> str | None:
@@ -21,11 +23,12 @@ def missing(device: str, precision: str) -> str | None:
     return None
 
 
-def call(shared: dict[str, Any], tasks: list[Any], jobs: list[Any], lr: np.ndarray, precision: str, device: str) -> Any:
-    """(parameters, curves, records) of train_mlp; `shared` as Problem.network; lr [epochs]."""
-    from wsfast.kernels.triton.mlp import train_mlp
-
-    return train_mlp(**shared, tasks=tasks, jobs=jobs, lr=lr, precision=precision, device=device)
+def call(
+    op: str, shared: dict[str, Any], tasks: list[Any], jobs: list[Any], lr: np.ndarray, precision: str, device: str
+) -> Any:
+    """(parameters, curves, records) of train_mlp or train_cnn; `shared` as Problem.network; lr [epochs]."""
+    train = getattr(import_module(f"{PACKAGES['triton']}.{OPS[op]}"), op)
+    return train(**shared, tasks=tasks, jobs=jobs, lr=lr, precision=precision, device=device)
 
 
 def chain(op: str, x: Any, precision: str) -> Any:
@@ -52,4 +55,4 @@ def train(problem: Problem, epochs: int, precision: str) -> np.ndarray:
     task = np.arange(problem.size.samples), problem.classes, none, none
     jobs = [(0, r) for r in range(problem.size.networks)]
     lr = np.full(epochs, problem.size.lr, np.float32)
-    return call(problem.network, [task], jobs, lr, precision, problem.device)[0]
+    return call(problem.op, problem.network, [task], jobs, lr, precision, problem.device)[0]

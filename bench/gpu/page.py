@@ -189,9 +189,9 @@ def predictions() -> str:
     text += "\nPredicted floors, one step of one network (the larger of memory, compute and launch time):\n\n"
     text += "| | wsfast tf32x3 | wsfast tf32 | wsfast bf16 | bmm fp32 | bmm tf32 | vmap fp32 |\n"
     text += f"{'|---' * 7}|\n"
-    for case in cases.CONTEST.values():
+    for case in (c for c in cases.CONTEST.values() if c.problem.op == "train_mlp"):
         cells = []
-        mine = model.ours(case.size.sizes, case.size.batch)
+        mine = case.size.ours
         for variant, precision in (
             (mine, "tf32x3"),
             (mine, "tf32"),
@@ -200,10 +200,16 @@ def predictions() -> str:
             ("bmm", "tf32"),
             ("fused", "fp32"),
         ):
-            s = case.size
-            floor = model.floor(s.sizes, s.batch, variant, precision, top, s.networks, eager=variant == "fused")
+            floor = case.size.floor(variant, precision, top, eager=variant == "fused", alone=False)
             cells.append(f"{duration(floor.seconds)} ({floor.bound})")
         text += f"| {case.size} | {' | '.join(cells)} |\n"
+    text += "\nThe same for convolutional networks, activations moved and operations counted (layers: one of torch's\n"
+    text += "after the other):\n\n| | wsfast tf32 | wsfast tf32x3 | wsfast bf16 | layers fp32 | layers tf32 |\n"
+    text += f"{'|---' * 6}|\n"
+    for case in (c for c in cases.CONTEST.values() if c.problem.op == "train_cnn"):
+        ways = [("units", "tf32"), ("units", "tf32x3"), ("units", "bf16"), ("layers", "fp32"), ("layers", "tf32")]
+        floors = [case.size.floor(variant, precision, top, eager=False, alone=False) for variant, precision in ways]
+        text += f"| {case.size} | {' | '.join(f'{duration(f.seconds)} ({f.bound})' for f in floors)} |\n"
     text += "\nPredicted floors of one call of the chain kernels, factors on the device (the library's ways compute\n"
     text += "both halves of what is symmetric):\n\n"
     text += "| | wsfast tf32x3 | wsfast tf32 | library fp32 | library tf32 | goal of tf32x3 |\n"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from wsfast.reference import mlp
 
-from bench.gpu import draws
+from bench.gpu import draws, model
 
 MOMENTUM = 0.9
 
@@ -39,6 +39,14 @@ class Size:
         """Of one epoch."""
         return self.samples // self.batch
 
+    @property
+    def ours(self) -> str:
+        """The model's variant of our kernels."""
+        return model.ours(self.sizes, self.batch)
+
+    def floor(self, variant: str, precision: str, ceilings: dict[str, Any], eager: bool, alone: bool) -> model.Floor:
+        return model.floor(self.sizes, self.batch, variant, precision, ceilings, self.networks, eager, alone)
+
     def __str__(self) -> str:
         return f"{'-'.join(map(str, self.sizes))}, batch {self.batch}, {self.networks:,} networks"
 
@@ -50,7 +58,9 @@ class Problem:
     [epochs, N, steps, batch], the rows of every step.
     """
 
-    def __init__(self, size: Size, device: str, like: "Problem | None" = None) -> None:
+    op, exact = "train_mlp", staticmethod(mlp.train_mlp)
+
+    def __init__(self, size: Any, device: str, like: Any = None) -> None:
         self.size, self.device = size, device
         rng = np.random.default_rng(size.d + size.width + size.batch)
         self.pixels = rng.integers(0, 256, (size.samples, size.d)).astype(np.uint8)
@@ -59,30 +69,41 @@ class Problem:
         self.images = torch.from_numpy(self.pixels * self.scale + self.shift).to(device)
         self.labels = torch.from_numpy(self.classes).to(device)
         self.everyone = torch.arange(size.networks, device=device)
-        self.weights: list[torch.Tensor]
-        self.biases: list[torch.Tensor]
-        self.weights, self.biases = (like.weights, like.biases) if like else draws.start(size.sizes, self.everyone)
+        self._start(like)
         drawn = draws.orders(size.samples, size.epochs, self.everyone)
         self.orders = drawn.reshape(size.epochs, size.networks, size.steps, size.batch)
+
+    def _start(self, like: "Problem | None") -> None:
+        """The initial parameters; of `like` where it has them."""
+        self.weights: list[torch.Tensor]
+        self.biases: list[torch.Tensor]
+        drawn = (like.weights, like.biases) if like else draws.start(self.size.sizes, self.everyone)
+        self.weights, self.biases = drawn
 
     def parameters(self, networks: torch.Tensor) -> np.ndarray:
         """Initial parameters [n, P] in the order of the reference."""
         pairs = zip(self.weights, self.biases, strict=True)
         return torch.cat([p[networks].flatten(1) for pair in pairs for p in pair], 1).cpu().numpy()
 
-    @cached_property
-    def network(self) -> dict[str, Any]:
-        """The arguments that the reference's and our train_mlp share."""
+    @property
+    def _declared(self) -> dict[str, Any]:
         layers = len(self.size.sizes) - 1
         return {
-            "x": self.pixels,
             "sizes": np.array(self.size.sizes),
             "slopes": np.array([0] * (layers - 1) + [1], np.float32),
             "norms": np.zeros(layers, np.int64),
             "adds": np.full(layers, -1),
+            "shape": np.array([1, 1, self.size.d]),
+        }
+
+    @cached_property
+    def network(self) -> dict[str, Any]:
+        """The arguments that the reference's op and ours share."""
+        return {
+            "x": self.pixels,
+            **self._declared,
             "scale": self.scale,
             "shift": self.shift,
-            "shape": np.array([1, 1, self.size.d]),
             "momentum": MOMENTUM,
             "weight_decay": 0.0,
             "batch_size": self.size.batch,
@@ -96,5 +117,5 @@ class Problem:
         own = {"train_rows": np.arange(self.size.samples), "train_labels": self.classes}
         own |= {"test_rows": none, "test_labels": none, "lr": np.full(self.size.epochs, self.size.lr, np.float32)}
         given = {**self.network, **own, "task": draws.TASK, "repeat": repeat}
-        known = inspect.signature(mlp.train_mlp).parameters
-        return mlp.train_mlp(**{name: value for name, value in given.items() if name in known})[0]
+        known = inspect.signature(self.exact).parameters
+        return self.exact(**{name: value for name, value in given.items() if name in known})[0]

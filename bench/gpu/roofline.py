@@ -18,6 +18,7 @@ COLOURS = {  # Okabe and Ito, safe for colour-blind eyes
     "padded": "#56B4E9",
     "vmap": "#009E73",
     "jax": "#CC79A7",
+    "grouped": "#F0E442",
     "graph": "#777777",
     "loop": "#BBBBBB",
 }

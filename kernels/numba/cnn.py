@@ -34,6 +34,7 @@ from .batchnorm import (
     window_gradient,
 )
 from .convolution import convolve_row, data_gradient_row, pitch, weight_gradient_row
+from .fixed import hold, release
 from .gemm import padded, transpose, zeros
 from .jit import jit, leaf
 from .loss import DRAIN, cross_entropy, drain, right
@@ -50,7 +51,7 @@ ITEM, OUT = 4, 5  # its place in the streams and in the result
 
 
 @jit
-def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
+def plan_units(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
     """(plan, branches, numbers of parameters, statistics, images, a window's rows and the largest input's gradient)."""
     layers = len(sizes) - 2
     plan, branches = np.zeros((layers + 1, COLUMNS), np.int64), np.zeros((layers, 2, 6), np.int64)
@@ -81,13 +82,13 @@ def _plan(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
 
 
 @leaf
-def _bias(u, t):
+def bias_of(u, t):
     """Where a branch's bias starts: its weight [size, size, C, N] is before it, gamma and beta behind."""
     return t[P] + t[SIZE] * t[SIZE] * u[C] * u[N]
 
 
 @leaf
-def _load_images(x, rows, chosen, scale, shift, shape, crops, pad, images, xp):
+def load_images(x, rows, chosen, scale, shift, shape, crops, pad, images, xp):
     """images[h, batch, w c] = x[rows[chosen]] * scale + shift, cropped and mirrored by crops[chosen] where pad >= 0."""
     channels, height, width = shape
     batch = len(chosen)
@@ -108,7 +109,7 @@ def _load_images(x, rows, chosen, scale, shift, shape, crops, pad, images, xp):
 @leaf
 def _branch(u, t, p, s, images, batch, slope, training):
     """A convolution of a unit's input and the statistics of its BatchNorm."""
-    n, zp, w, at_s, bias = u[N], u[ZP], u[ZW], t[S], _bias(u, t)
+    n, zp, w, at_s, bias = u[N], u[ZP], u[ZW], t[S], bias_of(u, t)
     nothing = at_s + NOTHING * n
     reset(s, at_s, n)
     for i in range(u[ZH]):
@@ -135,22 +136,22 @@ def _branch(u, t, p, s, images, batch, slope, training):
 
 
 @leaf
-def _forward(plan, branches, slopes, p, s, images, batch, training):
+def forward(plan, branches, slopes, p, s, images, batch, training):
     for k in range(len(slopes)):
         u, to, slope = plan[k], plan[k + 1], slopes[k]
         for side in range(1 + u[SIDE]):
             _branch(u, branches[k, side], p, s, images, batch, slope, training)
         main, other = branches[k, 0], branches[k, 1]
-        outputs(images, main[Z], main[S], _bias(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
-                _bias(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch, np.float32(1) if u[LAST] else slope,
-                u[POOL], images, to[X], to[XP])  # fmt: skip
+        outputs(images, main[Z], main[S], bias_of(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
+                bias_of(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch,
+                np.float32(1) if u[LAST] else slope, u[POOL], images, to[X], to[XP])  # fmt: skip
 
 
 @leaf
 def _window(i, b, u, unit, slope, p, s, images, batch, g, yp, out):
     main, other = unit[0], unit[1]
-    window_gradient(i, b, images, main[Z], main[S], _bias(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
-                    _bias(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch,
+    window_gradient(i, b, images, main[Z], main[S], bias_of(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
+                    bias_of(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch,
                     np.float32(1) if u[LAST] else slope, u[POOL], g, yp, out)  # fmt: skip
 
 
@@ -170,7 +171,7 @@ def _affine(u, unit, slope, p, s, d, images, batch, g, yp, windows):
         for side in range(1 + u[SIDE]):
             fold(s, unit[side, S], n)
     for side in range(1 + u[SIDE]):
-        bias = _bias(u, unit[side])
+        bias = bias_of(u, unit[side])
         affine_gradient(s, unit[side, S], n, d, bias + n, bias + 2 * n)
 
 
@@ -194,7 +195,7 @@ def _unit_backward(u, unit, slope, p, s, d, images, batch, g, yp, windows, turne
             _window(i, b, u, unit, slope, p, s, images, batch, g, yp, windows)
             for row in range(rows):
                 for side in range(1 + u[SIDE]):
-                    at, gamma = unit[side, Z] + ((i + row) * batch + b) * zp, _bias(u, unit[side]) + n
+                    at, gamma = unit[side, Z] + ((i + row) * batch + b) * zp, bias_of(u, unit[side]) + n
                     normalise_backward(images, at, unit[side, S], s, d, gamma, gamma + n, windows, row * w * n, w, n,
                                        count, bend)  # fmt: skip
                 if u[LAST]:
@@ -209,7 +210,7 @@ def _unit_backward(u, unit, slope, p, s, d, images, batch, g, yp, windows, turne
                 if below:
                     data_gradient_row(row, images, t[Z], zp, n, turned, side * 9 * u[C] * n, t[SIZE], u[STRIDE],
                                       at_input, u[XP], u[H], u[W], u[C], batch)  # fmt: skip
-    bias = _bias(u, main)
+    bias = bias_of(u, main)
     for c in range(n):
         d[bias + c] = s[main[S] + FIRST * n + c]
 
@@ -232,7 +233,7 @@ def _backward(plan, branches, slopes, p, s, d, images, batch, gradients, windows
 
 
 @leaf
-def _head(u, images, batch, p, at_p, classes, features, logits, b_pad):
+def classify(u, images, batch, p, at_p, classes, features, logits, b_pad):
     """features[batch, c] = the mean of the input over its positions; logits[classes, b_pad] = W^T features + b."""
     c, share = u[C], np.float32(1) / np.float32(u[H] * u[W])
     for b in range(batch):
@@ -275,13 +276,32 @@ def _head_backward(u, batch, p, d, at_p, classes, features, gradient, b_pad, at_
 def _step(p, d, v, lr, momentum, decay):
     for i in range(len(p)):
         v[i] = momentum * v[i] + (d[i] + decay * p[i])
-        p[i] -= lr * v[i]
+        p[i] = p[i] - lr * v[i] if v[i] == v[i] else p[i]
+
+
+@jit
+def _held(plan, branches, sizes, shortcuts, out, head, fixed_at):
+    """Where the weights at fixed_at of the result lie in p."""
+    held_at, classes, last = np.empty_like(fixed_at), sizes[-1], plan[len(shortcuts), C]
+    for h in range(len(fixed_at)):
+        if fixed_at[h] >= out:
+            i, j = divmod(fixed_at[h] - out, classes)
+            held_at[h] = head + j * last + i
+        for k in range(len(shortcuts)):
+            for side in range(1 + shortcuts[k]):
+                u, t, n_out = plan[k], branches[k, side], sizes[k + 1]
+                area, at = t[SIZE] * t[SIZE], fixed_at[h] - t[OUT]
+                if 0 <= at < sizes[k] * area * n_out:
+                    row, j = divmod(at, n_out)
+                    i, q = divmod(row, area)
+                    held_at[h] = t[P] + (q * u[C] + i) * u[N] + j
+    return held_at
 
 
 @jit
 def _draw(p, s, u, t, c, n_out, seed, task, repeat):
     """A branch's weight, drawn as [c, size, size, n_out] and kept as [size, size, C, N], and its bias; gamma is 1."""
-    area, n, at, bias = t[SIZE] * t[SIZE], u[N], t[P], _bias(u, t)
+    area, n, at, bias = t[SIZE] * t[SIZE], u[N], t[P], bias_of(u, t)
     bound = np.float32(1 / math.sqrt(area * c))
     draw = philox.uniform(area * c * n_out, bound, seed, task, repeat, philox.INIT, t[ITEM])
     for i in range(c):
@@ -296,7 +316,7 @@ def _draw(p, s, u, t, c, n_out, seed, task, repeat):
 @leaf
 def _export(p, s, u, t, c, n_out, out):
     """A branch's parameters as declared, into out[t[OUT] :]."""
-    area, n, bias, to = t[SIZE] * t[SIZE], u[N], _bias(u, t), t[OUT]
+    area, n, bias, to = t[SIZE] * t[SIZE], u[N], bias_of(u, t), t[OUT]
     for i in range(c):
         for q in range(area):
             copy(p[t[P] + (q * u[C] + i) * n :], out[to : to + n_out])
@@ -309,16 +329,18 @@ def _export(p, s, u, t, c, n_out, out):
 
 @jit
 def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, strides, norm_last, pools, shortcuts,
-              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
+              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at,
+              fixed_to):  # fmt: skip
     """One network's whole run, arguments and results as `wsfast.reference.cnn.train_cnn`, in float32.
 
-    x uint8 or float32 [n, c h w]; rows, labels, sizes, strides, flags, shape int64; slopes, scale, shift, lr float32.
+    x uint8 or float32 [n, c h w]; rows, labels, sizes, strides, flags, shape int64; slopes, scale, shift, lr float32;
+    fixed_at int64, ascending, of weights; fixed_to float32.
     """
     layers, classes, n, epochs = len(slopes), sizes[-1], len(train_rows), len(lr)
     momentum, decay = np.float32(momentum), np.float32(weight_decay)
     batch_size = min(batch_size, max(n, len(test_rows), 1))
     b_pad = padded(batch_size)
-    plan, branches, item, out, head, statistics, end, window, largest = _plan(
+    plan, branches, item, out, head, statistics, end, window, largest = plan_units(
         sizes, strides, norm_last, pools, shortcuts, shape[1], shape[2], batch_size
     )
     last, width = plan[layers], sizes[layers]
@@ -342,6 +364,9 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             p[head + k * last[C] + i] = draw[i * classes + k]
     p[bias : bias + classes] = philox.uniform(classes, bound, seed, task, repeat, philox.INIT, item + 1)
 
+    held_at = _held(plan, branches, sizes, shortcuts, out, head, fixed_at)
+    hold(p, v, held_at, fixed_to)
+
     loss_curve = np.zeros(epochs)
     crops = np.zeros((1, 3), np.int64)
     for epoch in range(epochs):
@@ -352,9 +377,9 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
             batch = len(chosen)
-            _load_images(x, train_rows, chosen, scale, shift, shape, crops, pad, images, plan[0, XP])
-            _forward(plan, branches, slopes, p, s, images, batch, epochs > 0)
-            _head(last, images, batch, p, head, classes, features, logits, b_pad)
+            load_images(x, train_rows, chosen, scale, shift, shape, crops, pad, images, plan[0, XP])
+            forward(plan, branches, slopes, p, s, images, batch, epochs > 0)
+            classify(last, images, batch, p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, train_labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             d[:] = 0
             _head_backward(last, batch, p, d, head, classes, features, gradient, b_pad, gradients)
@@ -365,6 +390,8 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
                 total, undrained = total + drain(products, losses), 0
         loss_curve[epoch] = total / n
 
+    release(p, v, held_at, fixed_to)
+
     record, training, whole = np.full(4, np.nan), epochs < 0, min(pad, -1)  # constants would each be compiled anew
     for split in range(2):
         rows, labels = (train_rows, train_labels) if split == 0 else (test_rows, test_labels)
@@ -372,9 +399,9 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         total, hits = 0.0, 0
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
-            _load_images(x, rows, chosen, scale, shift, shape, crops, whole, images, plan[0, XP])
-            _forward(plan, branches, slopes, p, s, images, len(chosen), training)
-            _head(last, images, len(chosen), p, head, classes, features, logits, b_pad)
+            load_images(x, rows, chosen, scale, shift, shape, crops, whole, images, plan[0, XP])
+            forward(plan, branches, slopes, p, s, images, len(chosen), training)
+            classify(last, images, len(chosen), p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             total += drain(products, losses)
             hits += right(logits, 0, labels, chosen, classes, b_pad)

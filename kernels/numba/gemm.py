@@ -89,7 +89,10 @@ def multiply_backward(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, post, po, 
 
 @leaf
 def multiply_sgd(a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, m, n, k, lr, momentum, decay):
-    """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply."""
+    """The SGD step of W[m, n] for the gradient A[m, k] B[k, n]; W and V at co + i ldc + j, the rest as multiply.
+
+    W is fixed where V is NaN.
+    """
     i = 0
     while i < m:
         rows = _tile_rows(m - i)
@@ -108,7 +111,8 @@ def multiply_sgd_narrow(x, xo, ldx, g, go, ldg, w, v, wo, ldw, m, n, k, lr, mome
             at = wo + i * ldw + j
             gradient: float = dot(x, xo + i * ldx, g, go + j * ldg, k)
             v[at] = momentum * v[at] + (gradient + decay * w[at])
-            w[at] -= lr * v[at]
+            if v[at] == v[at]:
+                w[at] -= lr * v[at]
 
 
 @leaf

@@ -9,7 +9,7 @@ import numpy as np
 from .factor import chain_factor, runs
 from .gemm import multiply_add, padded, transpose
 from .jit import jit, leaf
-from .panels import CHUNK, add_dots, aligned, dot_kernel, multiply_panels, turn
+from .panels import CHUNK, add_dots, aligned, dot_kernel, multiply_panels, panels, turn
 from .threads import each
 from .tile import LANES, PANEL, PANEL_ROWS, transpose_tile
 
@@ -321,9 +321,12 @@ def linear_kernel(a, b=None):
     def filler(x, k0, width):
         return lambda panel, out: _fill_flat(x, panel, k0, width, _rows(width), out)
 
+    networks = PANEL * (panels(len(a)) + (0 if b is None else panels(len(b))))
+    step = max(1, BLOCK // (4 * CHUNK * networks)) * CHUNK  # sums end at multiples of CHUNK whatever the step
+
     def blocks():
-        for k0 in range(0, a.shape[1], TILE * TILE):
-            count = min(TILE * TILE, a.shape[1] - k0)
+        for k0 in range(0, a.shape[1], step):
+            count = min(step, a.shape[1] - k0)
             width = -(-count // LANES) * LANES
             yield width, np.array([(0, count, 1)]), filler(a, k0, width), None if b is None else filler(b, k0, width)
 

@@ -5,8 +5,9 @@ weights as scalars, in place; only the layer gradients are transposed, once, for
 the weights are read twice and written once; a weight gradient lives in registers only. A bias is one more row of its
 layer's weights, met by one more input that is always 1.
 
-A layer with BatchNorm or a residual sum keeps its activation a_k beside its output y_k, and its gradient at y_k is
-finished before the activation's slope; for all others both are one array, and the slope is part of the product.
+A layer with BatchNorm or a residual sum keeps its activation a_k beside its output y_k, a gated one its z_k, and its
+gradient at y_k is finished before the activation's slope; for all others both are one array, and the slope is part of
+the product.
 """
 
 import math
@@ -16,16 +17,19 @@ import numpy as np
 
 from . import philox
 from .arrays import add, copy
+from .figlu import gate, gate_backward
+from .fixed import hold, release
 from .gemm import gather, multiply, multiply_backward, multiply_sgd, multiply_sgd_narrow, padded, transpose, zeros
 from .jit import jit, leaf
 from .loss import DRAIN, cross_entropy, drain, right
 from .tile import LANES
 
-# What BatchNorm and residual sums need lies in `plan` int64 [L, 7], a row a layer, and in the buffer `extra`, whose
-# start is scratch. Two plain arrays: a tuple of many cost 7 % of a small network's step.
+# What BatchNorm, residual sums and gates need lies in `plan` int64 [L, 9], a row a layer, and in the buffer `extra`,
+# whose start is scratch. Two plain arrays: a tuple of many cost 7 % of a small network's step.
 NORM, ADD, DIRECT = 0, 1, 2  # norms[k], adds[k]; 1 where y_k is a_k and only the next layer reads it
 A_AT, N_AT, S_AT = 3, 4, 5  # where a_k starts in `outputs`, the state and the gradient from residual sums in `extra`
 LAST = 6  # 1 where no later layer adds the same y_j: on the way back it is the first
+GATE, GATE_AT = 7, 8  # where a gated layer's F starts in `gates`, -1 for others, and its sigmoid in `extra`
 
 GAMMA, BETA, MEAN, VARIANCE = 0, 1, 2, 3  # rows of a layer's state [STATE, n_k]: the first four are the result
 BATCH_MEAN, BATCH_ROOT, GAMMA_VELOCITY, BETA_VELOCITY = 4, 5, 6, 7  # BATCH_ROOT: 1 / sqrt(variance + EPS)
@@ -57,7 +61,7 @@ def _copy_batch(x, rows, n, shape, crops, chosen, pad, image, d_pad):
 
 
 @leaf
-def _load_batch(x, all_rows, chosen, scale, shift, shape, crops, pad, image, rows, outputs, b_pad):
+def load_batch(x, all_rows, chosen, scale, shift, shape, crops, pad, image, rows, outputs, b_pad):
     """The first layer's input [d + 1, b_pad] of x[all_rows[chosen]] * scale + shift, its last row ones.
 
     Columns past the batch repeat its last sample. rows: int64 [b_pad], overwritten; scale, shift: padded to LANES.
@@ -76,7 +80,7 @@ def _load_batch(x, all_rows, chosen, scale, shift, shape, crops, pad, image, row
 
 
 @jit
-def _pad(numbers):
+def pad_vector(numbers):
     out = zeros(padded(len(numbers)))
     out[: len(numbers)] = numbers
     return out
@@ -90,7 +94,7 @@ def _deactivate(gradient, post, slope):
 
 
 @partial(jit, inline="always")
-def _block(buffer, at, n, width):
+def block(buffer, at, n, width):
     """buffer[at:] as [n, width]; loops over it vectorise, loops that add an offset to every index do not."""
     return buffer[at : at + n * width].reshape(n, width)
 
@@ -117,7 +121,7 @@ def _statistics(outputs, a_at, n_out, n, b_pad, ones, state, scratch, sums):
     mean, root, share = state[BATCH_MEAN], state[BATCH_ROOT], np.float32(1) / np.float32(n)
     _row_sums(outputs, a_at, n_out, n, b_pad, outputs, ones, sums, mean)
     mean *= share
-    _squares(_block(outputs, a_at, n_out, b_pad), mean, _block(scratch, 0, n_out, b_pad))
+    _squares(block(outputs, a_at, n_out, b_pad), mean, block(scratch, 0, n_out, b_pad))
     _row_sums(scratch, 0, n_out, n, b_pad, outputs, ones, sums, root)
     unbiased = np.float32(n) / np.float32(max(n - 1, 1))
     for i in range(n_out):
@@ -136,18 +140,20 @@ def _normalise(a, state, y):
 
 
 @leaf
-def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training):
+def output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, gates, training):
     """y_k from a_k: BatchNorm by the batch's first n columns (training) or the running statistics, then the sum."""
     a_at, y_at, size = plan[k, A_AT], o_at[k + 1], n_out * b_pad
-    if plan[k, NORM]:
-        state = _block(extra, plan[k, N_AT], STATE, n_out)
+    if plan[k, GATE] >= 0:
+        gate(gates, plan[k, GATE], n_out, b_pad, outputs, a_at, y_at, extra, plan[k, GATE_AT])
+    elif plan[k, NORM]:
+        state = block(extra, plan[k, N_AT], STATE, n_out)
         if training:
             _statistics(outputs, a_at, n_out, n, b_pad, ones, state, scratch, extra)
         else:
             for i in range(n_out):
                 state[BATCH_MEAN, i] = state[MEAN, i]
                 state[BATCH_ROOT, i] = np.float32(1) / np.sqrt(state[VARIANCE, i] + EPS)
-        _normalise(_block(outputs, a_at, n_out, b_pad), state, _block(outputs, y_at, n_out, b_pad))
+        _normalise(block(outputs, a_at, n_out, b_pad), state, block(outputs, y_at, n_out, b_pad))
     else:
         copy(outputs[a_at : a_at + size], outputs[y_at : y_at + size])
     if plan[k, ADD] >= 0:
@@ -156,15 +162,15 @@ def _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, train
 
 
 @leaf
-def _forward(sizes, slopes, weights, w_at, outputs, o_at, n, b_pad, plan, extra, scratch, training):
-    """a_k = activation(W_k^T y_{k-1}) and y_k, each [n_k + 1, b_pad] with a last row of ones under y_k."""
-    for k in range(len(sizes) - 1):
+def forward(first, sizes, slopes, weights, w_at, outputs, o_at, n, b_pad, plan, extra, scratch, gates, training):
+    """a_k = activation(W_k^T y_{k-1}) and y_k of layers from `first` on, [n_k + 1, b_pad], last row of y_k ones."""
+    for k in range(first, len(sizes) - 1):
         n_in, n_out = sizes[k], sizes[k + 1]
         multiply(weights, w_at[k], 1, padded(n_out), outputs, o_at[k], b_pad, outputs, plan[k, A_AT], b_pad,
                          n_out, b_pad, n_in + 1, slopes[k])  # fmt: skip
         if plan[k, A_AT] != o_at[k + 1]:
             ones = o_at[0] + sizes[0] * b_pad
-            _output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, training)
+            output(k, n_out, n, b_pad, ones, outputs, o_at, plan, extra, scratch, gates, training)
 
 
 @leaf
@@ -196,7 +202,9 @@ def _step(parameter, gradient, velocity, lr, momentum, decay):
 
 
 @leaf
-def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, scratch, lr, momentum, decay):
+def _output_backward(
+    k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, scratch, gates, lr, momentum, decay
+):
     """The gradient at a_k in place of that at y_k; that of a residual sum noted for its layer; gamma's, beta's step."""
     size, j = n_out * b_pad, plan[k, ADD]
     gradient = gradients[here : here + size]
@@ -208,23 +216,26 @@ def _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, 
             copy(gradient, passed_back)
         else:
             add(gradient, passed_back)
+    if plan[k, GATE] >= 0:
+        gate_backward(gates, plan[k, GATE], n_out, b_pad, outputs, plan[k, A_AT], extra, plan[k, GATE_AT], gradients,
+                      here, scratch)  # fmt: skip
     if plan[k, NORM]:
-        a = _block(outputs, plan[k, A_AT], n_out, b_pad)
-        state = _block(extra, plan[k, N_AT], STATE, n_out)
+        a = block(outputs, plan[k, A_AT], n_out, b_pad)
+        state = block(extra, plan[k, N_AT], STATE, n_out)
         d_gamma, d_beta = state[GAMMA_GRADIENT], state[BETA_GRADIENT]
-        _products(a, state, _block(gradients, here, n_out, b_pad), _block(scratch, 0, n_out, b_pad))
+        _products(a, state, block(gradients, here, n_out, b_pad), block(scratch, 0, n_out, b_pad))
         _row_sums(scratch, 0, n_out, n, b_pad, outputs, ones, extra, d_gamma)
         _row_sums(gradients, here, n_out, n, b_pad, outputs, ones, extra, d_beta)
         for i in range(n_out):
             d_gamma[i] *= state[BATCH_ROOT, i]
-        _denormalise(a, state, d_gamma, d_beta, n, _block(gradients, here, n_out, b_pad))
+        _denormalise(a, state, d_gamma, d_beta, n, block(gradients, here, n_out, b_pad))
         _step(state[GAMMA], d_gamma, state[GAMMA_VELOCITY], lr, momentum, decay)
         _step(state[BETA], d_beta, state[BETA_VELOCITY], lr, momentum, decay)
 
 
 @leaf
 def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, n, b_pad, plan, extra, gradients,
-                       rows_first, lr, momentum, decay):  # fmt: skip
+                       rows_first, gates, lr, momentum, decay):  # fmt: skip
     """Data gradients, then each layer's weight gradient and SGD step in one pass over its weights."""
     here, there = 0, len(gradients) // 2
     for k in range(len(sizes) - 2, -1, -1):
@@ -232,8 +243,8 @@ def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, 
         ld = padded(n_out)
         if not plan[k, DIRECT]:
             ones = o_at[0] + sizes[0] * b_pad
-            _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, rows_first, lr, momentum,
-                             decay)  # fmt: skip
+            _output_backward(k, n_out, n, b_pad, ones, outputs, plan, extra, gradients, here, rows_first, gates, lr,
+                             momentum, decay)  # fmt: skip
         if (k == len(sizes) - 2 or not plan[k, DIRECT]) and slopes[k] != 1:
             size, post = n_out * b_pad, plan[k, A_AT]
             _deactivate(gradients[here : here + size], outputs[post : post + size], slopes[k])
@@ -254,18 +265,18 @@ def _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, 
 
 
 @jit
-def _plan(sizes, norms, adds, o_at, b_pad):
+def plan_layers(sizes, norms, adds, gate_at, o_at, b_pad):
     """(plan, extra); o_at[-1], where outputs end, grows by the activations kept beside their outputs."""
     layers = len(sizes) - 1
-    plan, end = np.zeros((layers, 7), np.int64), 0
+    plan, end = np.zeros((layers, 9), np.int64), 0
     for k in range(layers):
         plan[k, NORM], plan[k, ADD], plan[k, DIRECT], plan[k, S_AT] = norms[k], adds[k], 1, -1
-        plan[k, A_AT] = o_at[k + 1]
+        plan[k, A_AT], plan[k, GATE] = o_at[k + 1], gate_at[k]
         if norms[k]:
             end = max(end, padded(sizes[k + 1]) * LANES)
     for k in range(layers - 1, -1, -1):
         size, j = sizes[k + 1] * b_pad, adds[k]
-        if norms[k] or j >= 0:
+        if norms[k] or j >= 0 or gate_at[k] >= 0:
             plan[k, DIRECT], plan[k, A_AT] = 0, o_at[-1]
             o_at[-1] += size
         if j >= 0 and plan[j, S_AT] < 0:
@@ -274,15 +285,47 @@ def _plan(sizes, norms, adds, o_at, b_pad):
         if norms[k]:
             plan[k, N_AT] = end
             end += padded(STATE * sizes[k + 1])
+        if gate_at[k] >= 0:
+            plan[k, GATE_AT] = end
+            end += size
     return plan, zeros(end)
 
 
 @jit
+def layer_places(sizes, b_pad):
+    """(where every layer's weights start, where every output does, the widest layer padded); the ends come last."""
+    layers, widest = len(sizes) - 1, 0
+    w_at, o_at = np.zeros(layers + 1, np.int64), np.zeros(layers + 2, np.int64)
+    for k in range(layers):
+        w_at[k + 1] = w_at[k] + (sizes[k] + 1) * padded(sizes[k + 1])
+    for k in range(layers + 1):
+        o_at[k + 1] = o_at[k] + (padded(sizes[k]) + 1) * b_pad
+        widest = max(widest, padded(sizes[k]) if k > 0 else 0)
+    return w_at, o_at, widest
+
+
+@jit
+def _held(sizes, norms, w_at, fixed_at):
+    """fixed_at as places in `weights`."""
+    held_at, h, start = np.empty_like(fixed_at), 0, 0
+    for k in range(len(sizes) - 1):
+        n_out = sizes[k + 1]
+        while h < len(fixed_at) and fixed_at[h] < start + sizes[k] * n_out:
+            at = fixed_at[h] - start
+            held_at[h] = w_at[k] + at // n_out * padded(n_out) + at % n_out
+            h += 1
+        start += (sizes[k] + 1 + 4 * norms[k]) * n_out
+    return held_at
+
+
+@jit
 def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, norms, adds, scale, shift, shape, lr,
-              momentum, weight_decay, batch_size, pad, seed, task, repeat):  # fmt: skip
+              momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at, fixed_to, gate_at,
+              gates):  # fmt: skip
     """One network's whole run, arguments and results as `wsfast.reference.mlp.train_mlp`, in float32.
 
-    x uint8 or float32 [n, d]; rows and labels, sizes, norms, adds, shape int64; slopes, scale, shift, lr float32.
+    x uint8 or float32 [n, d]; rows and labels, sizes, norms, adds, shape int64; slopes, scale, shift, lr float32;
+    fixed_at int64 ascending, no biases among them; fixed_to, gates float32; gate_at int64.
     """
     layers, d, classes = len(sizes) - 1, sizes[0], sizes[-1]
     n, epochs = len(train_rows), len(lr)
@@ -290,19 +333,13 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
     b_pad = padded(min(batch_size, max(n, len(test_rows), 1)))
     batch_size = min(batch_size, b_pad)
 
-    w_at, o_at = np.zeros(layers + 1, np.int64), np.zeros(layers + 2, np.int64)
-    for k in range(layers):
-        w_at[k + 1] = w_at[k] + (sizes[k] + 1) * padded(sizes[k + 1])
-    widest = 0
-    for k in range(layers + 1):
-        o_at[k + 1] = o_at[k] + (padded(sizes[k]) + 1) * b_pad
-        widest = max(widest, padded(sizes[k]) if k > 0 else 0)
-    plan, extra = _plan(sizes, norms, adds, o_at, b_pad)
+    w_at, o_at, widest = layer_places(sizes, b_pad)
+    plan, extra = plan_layers(sizes, norms, adds, gate_at, o_at, b_pad)
     weights, velocities, outputs = zeros(w_at[-1]), zeros(w_at[-1]), zeros(o_at[-1])
     top, norm, own, here = zeros(b_pad), zeros(b_pad), zeros(b_pad), np.empty(b_pad, np.int64)
     products, losses = np.ones(b_pad), np.zeros(b_pad)
     image = zeros(b_pad * padded(d) if pad >= 0 or d < LANES else 0)
-    scale, shift = _pad(scale), _pad(shift)
+    scale, shift = pad_vector(scale), pad_vector(shift)
     gradients, rows_first = zeros(2 * widest * b_pad), zeros(widest * b_pad)
 
     count, item = 0, 0
@@ -318,10 +355,13 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         count += (n_in + 1) * n_out
         item += 2
         if norms[k]:
-            state = _block(extra, plan[k, N_AT], STATE, n_out)
+            state = block(extra, plan[k, N_AT], STATE, n_out)
             state[GAMMA], state[VARIANCE] = 1, 1
             count += 4 * n_out
             item += 4
+
+    held_at = _held(sizes, norms, w_at, fixed_at)
+    hold(weights, velocities, held_at, fixed_to)
 
     loss_curve = np.zeros(epochs)
     crops = np.zeros((1, 3), np.int64)
@@ -332,16 +372,20 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         total, undrained = 0.0, 0
         for start in range(0, n, batch_size):
             chosen = order[start : start + batch_size]
-            _load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, here, outputs, b_pad)
-            _forward(sizes, slopes, weights, w_at, outputs, o_at, len(chosen), b_pad, plan, extra, gradients, True)
+            load_batch(x, train_rows, chosen, scale, shift, shape, crops, pad, image, here, outputs, b_pad)
+            forward(
+                0, sizes, slopes, weights, w_at, outputs, o_at, len(chosen), b_pad, plan, extra, gradients, gates, True
+            )
             cross_entropy(outputs, o_at[layers], train_labels, chosen, classes, b_pad, gradients, top, norm, own,
                           products, losses)  # fmt: skip
             _backward_and_step(sizes, slopes, weights, velocities, w_at, outputs, o_at, len(chosen), b_pad, plan, extra,
-                               gradients, rows_first, lr[epoch], momentum, decay)  # fmt: skip
+                               gradients, rows_first, gates, lr[epoch], momentum, decay)  # fmt: skip
             undrained += 1
             if undrained == DRAIN or start + batch_size >= n:
                 total, undrained = total + drain(products, losses), 0
         loss_curve[epoch] = total / n
+
+    release(weights, velocities, held_at, fixed_to)
 
     record = np.full(4, np.nan)
     for split in range(2):
@@ -350,8 +394,10 @@ def train_mlp(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         total, hits = 0.0, 0
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
-            _load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, here, outputs, b_pad)
-            _forward(sizes, slopes, weights, w_at, outputs, o_at, len(chosen), b_pad, plan, extra, gradients, False)
+            load_batch(x, rows, chosen, scale, shift, shape, crops, -1, image, here, outputs, b_pad)
+            forward(
+                0, sizes, slopes, weights, w_at, outputs, o_at, len(chosen), b_pad, plan, extra, gradients, gates, False
+            )
             cross_entropy(
                 outputs, o_at[layers], labels, chosen, classes, b_pad, gradients, top, norm, own, products, losses
             )

@@ -9,9 +9,15 @@ from typing import Any
 AHEAD = 2  # results a thread may be ahead of the reader
 
 
-def available() -> int:
-    """Cores this process may use."""
+def cores() -> int:
+    """Cores the system gives this process."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def available() -> int:
+    """Cores this process may use: OMP_NUM_THREADS at most, where it is set, as in a task that shares its machine."""
+    told = os.environ.get("OMP_NUM_THREADS", "")
+    return min(cores(), int(told)) if told.isdecimal() and int(told) else cores()
 
 
 def unordered(function: Callable[[Any], Any], items: Iterable[Any], threads: int | None = None) -> Iterator[Any]:

@@ -192,7 +192,7 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
     """The gradient G = A B of a weight tile and its SGD step; the gradient never leaves the registers.
 
     V <- momentum V + (G + decay W);  W <- W - lr V, W and V at co + i ldc + j of two arrays of one layout; the other
-    arguments as product_tile.
+    arguments as product_tile. W stays as it is where V is NaN, and V then stays NaN: so weights are fixed.
     """
     signature = types.void(rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k, lr, momentum, decay)
 
@@ -213,7 +213,9 @@ def sgd_tile(typingctx, rows, wide, a, ao, rs, cs, b, bo, ldb, w, v, co, ldc, k,
                     w_old, v_old = _load(builder, weights[i][j]), _load(builder, velocities[i][j])
                     v_new = fma(momentum, v_old, fma(decay, w_old, gradient[i][j]))
                     _store(builder, v_new, velocities[i][j])
-                    _store(builder, fma(minus_rate, v_new, w_old), weights[i][j])
+                    moves = builder.fcmp_ordered("ord", v_new, v_new)
+                    w_new = builder.select(moves, fma(minus_rate, v_new, w_old), w_old)
+                    _store(builder, w_new, weights[i][j])
 
         _each_size(builder, rows, wide, emit)
         return context.get_dummy_value()

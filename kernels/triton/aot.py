@@ -22,9 +22,26 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from . import gram, grams, gru, heads, layers, mlp, philox, products, recurrent, small
+from . import (
+    batchnorm,
+    cnn,
+    convolution,
+    correlation,
+    gram,
+    grams,
+    gru,
+    heads,
+    layers,
+    meanpool,
+    mlp,
+    philox,
+    population,
+    products,
+    recurrent,
+    small,
+)
 
-MODULES = (grams, heads, layers, mlp, philox, products, recurrent, small)
+MODULES = batchnorm, convolution, correlation, grams, heads, layers, meanpool, mlp, philox, products, recurrent, small
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -34,6 +51,7 @@ TARGETS = {
 TYPES = {
     torch.float32: "*fp32",
     torch.float64: "*fp64",
+    torch.bfloat16: "*bf16",
     torch.uint8: "*u8",
     torch.int32: "*i32",
     torch.int64: "*i64",
@@ -49,6 +67,10 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
 }
+CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, precisions; CIFAR's images, batch 128
+    "plainnet5": ([1] * 4, [1] * 4, [0] * 4, population.PRECISIONS),
+    "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], ("tf32", "ieee")),  # the defaults alone: compiling takes long
+}
 RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32, "gru2-16": 16}  # hidden units
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
@@ -58,6 +80,7 @@ CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "plainnet5, chain 4": [(2187, 128), (128, 3, 3, 256)],
     "gru2": [(58, 384)],
 }
+UNITS = {"mlp4-64-100": (100, 360), "mlp4-3072": (500, 512), "plainnet5": (128, 4096)}  # of a layer, samples
 COLUMNS = ("registers", "shared", "spilled", "matrix")
 
 
@@ -100,16 +123,19 @@ class _Recorder:
 
 
 def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
-    """Every launch that NETWORKS' training and evaluation and the chain features of CHAINS make, and who makes it."""
+    """Every launch that NETWORKS' training and evaluation, the chain features of CHAINS and the correlations
+    of UNITS make, and who makes it."""
     found: dict[Launch, str] = {}
-    modules = (mlp, gru, philox, gram)
+    modules = (correlation, mlp, cnn, gru, philox, gram)
     replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
     ]
     walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
+    walks += [(name, partial(_walk_cnn, *declared)) for name, declared in CONVOLUTIONAL.items()]
     walks += [(name, partial(_walk_recurrent, hidden)) for name, hidden in RECURRENT.items()]
     walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
+    walks += [(name, partial(_walk_units, *units)) for name, units in UNITS.items()]
     try:
         for name, walk in walks:
             for module, own in originals:
@@ -148,6 +174,12 @@ def _walk_recurrent(hidden: int, precision: str) -> None:
     list(gru.train_chunks(names, [(rows, rows, rows, rows)], [(0, 0)], 58, hidden, 2, lr, 1, 0, "cpu"))
 
 
+def _walk_units(units: int, samples: int, precision: str) -> None:
+    if precision in gram.PRECISIONS:
+        x = torch.ones(1, units, samples)
+        correlation.correlation(x, x, [(0, 0)], precision=precision)
+
+
 def _walk_all(d: int, widths: tuple[int, ...], classes: int, batches: tuple[int, ...], residual: bool,
               precision: str) -> None:  # fmt: skip
     for batch in batches:
@@ -164,6 +196,18 @@ def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: 
     list(mlp.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [d, *widths, classes],
                           [0.0] * (count - 1) + [1.0], norms, adds, one, one, (1, 1, d), np.ones(1, np.float32), 0.9,
                           0.0, batch, -1, 0, precision, "cpu"))  # fmt: skip
+
+
+def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], precisions: tuple[str, ...],
+              precision: str) -> None:  # fmt: skip
+    """Train and evaluate one network of the paper's channels for two steps."""
+    if precision not in precisions:
+        return
+    rows, labels, none = np.arange(256), np.zeros(256, np.int64), [0] * len(pools)
+    x, one = np.zeros((256, 3072), np.uint8), np.ones(3072, np.float32)
+    list(cnn.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [3, 32, 64, 128, 256, 2], none, strides, none,
+                          pools, shortcuts, one, one, (3, 32, 32), np.ones(1, np.float32), 0.9, 0.0, 128, 4, 0,
+                          precision, "cpu"))  # fmt: skip
 
 
 def compile_launch(launch: Launch, target: str) -> dict[str, Any]:

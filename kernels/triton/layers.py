@@ -17,14 +17,27 @@ def _tf32(x):
 
 
 @triton.jit
-def _dot(a, b, acc, PRECISION: tl.constexpr):
-    """acc + a b. PRECISION: "tf32x3" (three tf32 products, fp32-grade), "ieee", "tf32" (rounded), "bf16"."""
+def _rounded(x, PRECISION: tl.constexpr):
+    """x as `_multiply` wants it."""
+    if PRECISION == "tf32":
+        return _tf32(x)
+    else:
+        return x
+
+
+@triton.jit
+def _multiply(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b. PRECISION: "tf32x3" (three tf32 products, fp32-grade), "ieee", "tf32" (of `_rounded`), "bf16"."""
     if PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
-    elif PRECISION == "tf32":
-        return tl.dot(_tf32(a), _tf32(b), acc, input_precision="tf32")
     else:
         return tl.dot(a, b, acc, input_precision=PRECISION)
+
+
+@triton.jit
+def _dot(a, b, acc, PRECISION: tl.constexpr):
+    """acc + a b, both rounded first where PRECISION is "tf32"."""
+    return _multiply(_rounded(a, PRECISION), _rounded(b, PRECISION), acc, PRECISION)
 
 
 @triton.jit

@@ -19,6 +19,10 @@ def tiles(kernel: str, rows: int, columns: int, depth: int, hip: bool = False) -
         return Config({"BM": 16, "BN": side(columns, 128)}, 4, 1)
     if kernel == "unit":
         return Config({"BM": side(rows, 64), "BN": side(columns, 32)}, 4, 1)
+    if kernel == "standardise":
+        return Config({"BM": 16, "BN": side(columns, 64)}, 4, 1)
+    if kernel == "correlation":
+        return Config({"BM": side(rows, 64), "BN": side(columns, 64), "BK": side(depth, 32)}, 4, deep)
     if kernel == "product":
         return Config({"BM": side(rows, 64), "BN": side(columns, 64), "BK": side(depth, 32)}, 4, deep)
     if kernel in ("gram", "tile"):

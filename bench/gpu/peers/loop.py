@@ -1,6 +1,7 @@
 """One network after the other: torch modules, autograd, torch.optim.SGD; eagerly, or an epoch as one CUDA graph."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,9 +10,9 @@ from bench.gpu.peers.peer import EAGER, Peer, captured
 from bench.gpu.problem import MOMENTUM, Problem
 
 
-class _Network:
+class Network:
     def __init__(self, problem: Problem, number: int) -> None:
-        self.problem, self.number = problem, number
+        self.problem, self.number, self.images = problem, number, problem.images
         layers: list[nn.Module] = []
         for w in problem.weights:
             layers += [nn.utils.skip_init(nn.Linear, w.shape[1], w.shape[2], device=problem.device), nn.ReLU()]
@@ -34,7 +35,7 @@ class _Network:
         """rows [steps, batch]."""
         for chosen in rows.unbind(0):
             self.optimizer.zero_grad()
-            logits = self.module(self.problem.images[chosen])
+            logits = self.module(self.images[chosen])
             nn.functional.cross_entropy(logits, self.problem.labels[chosen]).backward()
             self.optimizer.step()
 
@@ -43,9 +44,11 @@ class _Network:
 
 
 class Loop(Peer):
+    network: Callable[..., Any] = Network
+
     def __init__(self, problem: Problem, networks: torch.Tensor, precision: str) -> None:
         super().__init__(problem, networks, precision)
-        self.ready = [_Network(problem, i) for i in networks.tolist()]
+        self.ready = [self.network(problem, i) for i in networks.tolist()]
         self.calls: list[Callable[[torch.Tensor], None]] = [network.steps for network in self.ready]
 
     def epoch(self, number: int) -> None:

@@ -1,0 +1,154 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from wsfast.reference.interpolate import barrier
+
+import wsfast
+from wsfast import cli
+from wsfast.connecting import draw_pairs
+from wsfast.generation import untrained
+
+
+@pytest.fixture(scope="module")
+def result(zoo):
+    return wsfast.connectivity(zoo, pairs=5, points=5, progress=False)
+
+
+def torch_loss(zoo, tasks, i, j, t, split):
+    """Loss and error of one point, by torch."""
+    ends = [zoo.to_torch(k).state_dict() for k in (i, j)]
+    module, task = zoo.to_torch(i), tasks[int(zoo.labels[i])]
+    module.load_state_dict({name: (1 - t) * ends[0][name] + t * ends[1][name] for name in ends[0]})
+    rows, labels = getattr(task, f"{split}_rows"), torch.from_numpy(getattr(task, f"{split}_labels"))
+    with torch.no_grad():
+        logits = module(torch.from_numpy(tasks.inputs(rows)))
+    return float(torch.nn.functional.cross_entropy(logits, labels)), float((logits.argmax(1) != labels).float().mean())
+
+
+def test_curves_are_torchs(zoo, four_tasks, result):
+    assert result.pairs.shape == (20, 2)
+    assert (zoo.labels[result.pairs[:, 0]] == zoo.labels[result.pairs[:, 1]]).all()
+    for pair in (0, 13):
+        for k, t in enumerate(result.points):
+            for split in ("train", "test"):
+                want = torch_loss(zoo, four_tasks, *result.pairs[pair], float(t), split)
+                found = [result.curves["naive", split, measure][pair, k] for measure in ("loss", "error")]
+                np.testing.assert_allclose(found, want, rtol=1e-4, atol=1e-6)
+
+
+def test_the_ends_of_lines_are_what_training_recorded(zoo, result):
+    for split in ("train", "test"):
+        for line, measure, end, column in (("naive", "loss", 0, 0), ("naive", "loss", -1, 1), ("init", "loss", -1, 1)):
+            found = result.curves[line, split, measure][:, end]
+            np.testing.assert_allclose(found, zoo.records[f"{split}_loss"][result.pairs[:, column]], rtol=1e-3)
+    start = untrained(zoo[result.pairs[:, 1]])
+    task = wsfast.tasks("digits", n=4)[int(start.labels[3])]
+    with torch.no_grad():
+        logits = start.to_torch(3)(torch.from_numpy(wsfast.tasks("digits", n=4).inputs(task.train_rows)))
+    want = torch.nn.functional.cross_entropy(logits, torch.from_numpy(task.train_labels))
+    assert result.curves["init", "train", "loss"][3, 0] == pytest.approx(float(want), rel=1e-5)
+
+
+def test_numbers_are_of_the_curves(result):
+    n = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    rows = {(r["line"], r["split"], r["measure"]): r for r in n["lines"]}
+    assert len(rows) == len(n["lines"]) == 8
+    largest, middle = barrier(result.curves["naive", "test", "loss"], result.points)
+    row = rows["naive", "test", "loss"]
+    assert row["barrier_max"]["mean"] == pytest.approx(largest.mean())
+    assert row["barrier_midpoint"]["quantiles"] == pytest.approx(np.quantile(middle, [0.05, 0.5, 0.95]).tolist())
+    assert row["barrier_max"]["mean"] > 2 * row["barrier_max"]["standard_error"] > 0  # plain networks have one
+    init = rows["init", "train", "loss"]
+    assert init["monotone"] > 0.8
+    assert 0.5 < init["globally_convex"] <= 1
+    assert n["pairs"] == 20
+    assert n["tasks"] == 4
+
+
+def test_alignment_undoes_a_permutation(zoo):
+    """Second networks are the first ones with their units reordered: a barrier as they come, none once put back."""
+    order = np.random.default_rng(0).permutation(24)
+    arrays = {name: array.copy() for name, array in zoo.parameters.items()}
+    odd = zoo.repeats % 2 == 1
+    for p in zoo.network.parameters:
+        partner = arrays[p.name][np.flatnonzero(odd) - 1]
+        for axis, group in enumerate(p.axes, start=1):
+            if group is not None:
+                partner = np.take(partner, order, axis=axis)
+        arrays[p.name][odd] = partner
+    twins = wsfast.WeightSet(zoo.network, arrays, zoo.labels, zoo.repeats, zoo.task_names, info=zoo.info)
+    pairs = np.flatnonzero(odd)[:, None] - [1, 0]
+
+    def put_back(networks, to):
+        assert (networks.repeats, to.repeats) == (
+            pytest.approx(zoo.repeats[pairs[:, 1]]),
+            pytest.approx(zoo.repeats[pairs[:, 0]]),
+        )
+        return to
+
+    found = wsfast.connectivity(twins, pairs=pairs, points=5, align=put_back, progress=False)
+    np.testing.assert_array_equal(found.pairs, pairs)
+    loss = {line: found.curves[line, "train", "loss"] for line in ("naive", "aligned")}
+    np.testing.assert_allclose(loss["naive"][:, 0], loss["naive"][:, -1], rtol=1e-4)
+    assert (barrier(loss["naive"], found.points)[1] > 1e-3).mean() > 0.9
+    np.testing.assert_allclose(barrier(loss["aligned"], found.points)[0], 0, atol=1e-6)
+
+
+def test_pairs_are_drawn_without_repeats():
+    labels = np.repeat([3, 5, 9], [6, 2, 1])
+    pairs = draw_pairs(labels, 4, seed=1)
+    assert len(pairs) == 4 + 1
+    assert len({tuple(p) for p in pairs}) == 5
+    assert (pairs[:, 0] < pairs[:, 1]).all()
+    np.testing.assert_array_equal(pairs, draw_pairs(labels, 4, seed=1))
+    assert len(draw_pairs(labels, 99, 0)) == 15 + 1
+    with pytest.raises(ValueError, match=r"no task has two usable networks"):
+        draw_pairs(np.arange(4), 2, 0)
+
+
+def test_on_the_command_line(zoo, tmp_path, capsys):
+    zoo.save(tmp_path / "zoo")
+    command = ["connectivity", str(tmp_path / "zoo"), "--pairs", "3", "--points", "5"]
+    assert cli.main([*command, "--out", str(tmp_path / "out")]) == 0
+    assert "12 pairs of mlp4 on digits: 4 tasks, 5 points a line" in capsys.readouterr().out
+    assert (tmp_path / "out" / "barriers.svg").read_text().startswith("<svg")
+    stored = json.loads((tmp_path / "out" / "connectivity.json").read_text())
+    assert cli.main([*command, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["lines"] == stored["lines"]
+    assert cli.main([*command, "--points", "4"]) == 2
+    assert "points must be odd and at least 3, so that one is the middle, got 4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("backend", ["numba", "reference"])
+def test_convolutional_networks(backend):
+    rng = np.random.default_rng(4)
+    y = np.arange(40) % 2
+    x = rng.integers(0, 128, (40, 3, 16, 16)) + 100 * y[:, None, None, None] * (np.arange(16) < 8)
+    tasks = wsfast.tasks(x.astype(np.uint8), y)
+    recipe = wsfast.Recipe(lr=0.05, epochs=2, batch_size=16, decay_epochs=())
+    for name in ("plainnet5", "resnet5"):
+        zoo = wsfast.generate(name, tasks, repeats=2, width=3, recipe=recipe, progress=False)
+        found = wsfast.connectivity(zoo, tasks, points=3, backend=backend, progress=False)
+        for k, t in enumerate(found.points):
+            want = torch_loss(zoo, tasks, *found.pairs[0], float(t), "train")
+            got = [found.curves["naive", "train", measure][0, k] for measure in ("loss", "error")]
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+
+
+def test_bad_input(zoo, four_tasks):
+    two_tasks = wsfast.tasks("digits", n=2)
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(0), zoo.to_torch(1)])
+    for wrong, message in (
+        ({"zoo": imported}, r"the set was not generated"),
+        ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),
+        ({"pairs": 0}, r"pairs must be at least 1, got 0"),
+        ({"pairs": np.array([[0, 39]])}, r"both networks of a pair must be of one task"),
+        ({"pairs": np.array([[0, 40]])}, r"pairs must be of 0\.\.39, got 0\.\.40"),
+        ({"pairs": np.array([0, 1])}, r"pairs must be integers \[P, 2\], got int64 \(2,\)"),
+        ({"align": lambda b, a: b[:1]}, r"align returned .*, wanted the 80 networks it was given"),
+        ({"backend": "triton"}, r"interpolate_mlp: backend triton does not have it"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            wsfast.connectivity(**{"zoo": zoo, "tasks": four_tasks, "progress": False, **wrong})

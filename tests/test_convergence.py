@@ -1,0 +1,228 @@
+import json
+import re
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+import wsfast
+from wsfast import cli
+from wsfast.aligning import shuffled_units
+from wsfast.converge_report import converge_html
+from wsfast.converging import _drawn, sample_inputs
+from wsfast.matching import clustered, described, matching, scores_of, semi_matching
+
+QUICK = {"pairs": 12, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def inputs(four_tasks):
+    return sample_inputs(four_tasks, 150)
+
+
+@pytest.fixture(scope="module")
+def result(zoo, inputs):
+    return wsfast.convergence(zoo, inputs, **QUICK)
+
+
+def rows(result, pairs):
+    return [row for row in result.numbers["rows"] if row["pairs"] == pairs]
+
+
+def test_matches_are_scipys_and_the_best():
+    scores = np.random.default_rng(5).standard_normal((4, 5, 7))
+    best, partner = semi_matching(scores), matching(scores)
+    for s, b, p in zip(scores, best, partner, strict=True):
+        np.testing.assert_array_equal(s.max(axis=1), s[np.arange(5), b])
+        assert len(set(p)) == 5
+        rows_, columns = linear_sum_assignment(-s)
+        assert s[np.arange(5), p].sum() == pytest.approx(s[rows_, columns].sum())
+    assert (scores_of(scores, best) >= scores_of(scores, partner)).all()
+    assert matching(scores[:0]).shape == (0, 5)
+    with pytest.raises(ValueError, match=r"matching: 7 units want as many partners, got 5"):
+        matching(scores.transpose(0, 2, 1))
+
+
+def test_planted_clusters_are_found():
+    own, other = np.repeat([0, 1, 2], [2, 5, 3]), np.repeat([2, 0, 1], [4, 3, 1])
+    r = np.where(own[:, None] == other, 0.8, 0.02) - np.eye(10, 8) * 0.01
+    r[4], r[:, 7], own[4], other[7] = -0.1, 0, -1, -1  # correlates with nobody; a dead unit
+    found = clustered(r, 2)
+    assert found[0][4] == found[1][7] == -1
+    for label in (0, 2):
+        mine, theirs = found[0][own == label], found[1][other == label]
+        assert len({*mine, *theirs}) == 1
+    listed = described(r, *found)
+    assert sum(row["units"] for row in listed) == (found[0] >= 0).sum() + (found[1] >= 0).sum()
+    one_sided = described(r, np.zeros(10, int), np.ones(8, int))
+    assert [row["balance"] for row in one_sided] == [0, 0]
+    assert all(np.isnan(row["r"]) for row in one_sided)
+    for count in (1, 9):
+        with pytest.raises(ValueError, match=r"clustered: count must be 2\.\.7, .* got " + str(count)):
+            clustered(r, count)
+
+
+def test_a_network_with_its_shuffled_self_converges_fully(zoo, inputs):
+    """Every unit has its twin, whatever the measure; the order of units is all that differs."""
+    first = zoo[0]
+    twin = shuffled_units(first, seed=3)
+    both = replace(
+        first,
+        parameters={k: np.concatenate([v, twin.parameters[k]]) for k, v in first.parameters.items()},
+        labels=np.zeros(2, np.int64),
+        repeats=np.arange(2),
+        records={},
+    )
+    found = wsfast.convergence(both, inputs, **QUICK)
+    for row in rows(found, "same task"):
+        assert row["n"] == 1
+        assert row["semi_r"]["mean"] == pytest.approx(1, abs=1e-5)
+        assert row["match_r"]["mean"] == pytest.approx(1, abs=1e-5)
+        assert row["match_mi"]["mean"] == pytest.approx(row["semi_mi"]["mean"], abs=1e-3)
+        assert row["path"]["loss"][-1] < 0.01
+        assert row["random_r"]["mean"] < 0.5
+    assert rows(found, "other task") == []
+
+
+def test_kinds_of_pairs_and_what_they_show(result, zoo):
+    kinds = {row["pairs"]: rows(result, row["pairs"]) for row in result.numbers["rows"]}
+    assert list(kinds) == ["same task", "other task", "shuffled inputs", "untrained"]
+    for listed in kinds.values():
+        assert [row["layer"] for row in listed] == ["act1", "act2", "act3"]
+        for row in listed:
+            assert row["n"] == 12
+            assert row["semi_r"]["mean"] >= row["match_r"]["mean"] > row["random_r"]["mean"]
+            assert row["semi_mi"]["mean"] >= row["match_mi"]["mean"] > 0
+            assert 0 <= row["r_agreement"]["mean"] <= 1
+            assert np.diff(row["path"]["nonzeros"]).min() >= 0
+            assert row["clusters"]["count"] == 24 // 4
+            assert row["clusters"]["units"]["mean"] * 6 <= 48
+    for layer in range(3):
+        same, other, shuffled, fresh = (kinds[k][layer]["match_r"]["mean"] for k in kinds)
+        assert same > other > shuffled
+        assert same > fresh > shuffled
+        assert min(kinds["shuffled inputs"][layer]["path"]["loss"]) > 0.95
+        assert min(kinds["same task"][layer]["path"]["loss"]) < 0.6
+
+
+def test_numbers_are_the_matches_of_the_correlations(zoo, inputs, result):
+    """One layer of the first kind, by NumPy and SciPy alone."""
+    from wsfast.activations import activations
+
+    chosen = _drawn(zoo.labels, True, 12, np.random.default_rng([0, 12]))
+    x = activations(zoo, inputs)["act2"].astype(float)
+    want = []
+    for i, j in chosen:
+        alive = np.ptp(x[i], axis=1) > 0
+        with np.errstate(invalid="ignore", divide="ignore"):
+            r = np.nan_to_num(np.corrcoef(x[i], x[j])[:24, 24:])
+        columns = linear_sum_assignment(-r)[1]
+        want.append([r.max(axis=1)[alive].mean(), r[np.arange(24), columns][alive].mean()])
+    row = rows(result, "same task")[1]
+    np.testing.assert_allclose([row[k]["mean"] for k in ("semi_r", "match_r")], np.mean(want, axis=0), atol=1e-5)
+    assert row["match_r"]["sd"] == pytest.approx(np.std(want, axis=0)[1], abs=1e-5)
+    semi, match = result.curves["same task", "act2"]
+    assert (np.diff(semi) <= 0).all()
+    assert (semi >= match - 1e-6)[:3].all()
+
+
+def test_the_same_seed_gives_the_same_numbers(zoo, inputs, result):
+    again = wsfast.convergence(zoo, inputs, **QUICK)
+    assert again.numbers["rows"] == result.numbers["rows"]
+    other = wsfast.convergence(zoo, inputs, **QUICK, seed=1)
+    assert other.numbers["rows"] != result.numbers["rows"]
+
+
+def test_a_dead_network_is_said_to_be_dead(zoo, inputs):
+    quiet = replace(zoo[:2], parameters={k: v.copy() for k, v in zoo[:2].parameters.items()})
+    quiet.parameters["fc2.bias"][:] = -1e3
+    found = wsfast.convergence(quiet, inputs, **QUICK)
+    second = rows(found, "same task")[1]
+    assert second["dead"] == 1
+    assert second["semi_r"] is None
+    assert "clusters" not in second
+    assert "path" not in second
+    assert " - " in found.table()
+    assert "nan" not in json.dumps(found.to_dict()).lower()
+    assert converge_html(found)
+
+
+def test_the_page_holds_every_number_and_loads_nothing(result, tmp_path):
+    page = result.save(tmp_path).read_text()
+    assert page.count("<svg") == 2
+    assert page.count("<img") == 1
+    for row in result.numbers["rows"]:
+        assert f"<td>{row['match_r']['mean']:.3f} ({row['match_r']['sd']:.3f})</td>" in page
+    loaded = re.findall(r"""(?:src|href)\s*=\s*["']?([^"'\s>]+)""", page) + re.findall(r"url\(([^)]*)\)", page)
+    assert all(target.startswith(("data:", "#")) for target in loaded)
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert json.loads((tmp_path / "converge.json").read_text()) == result.to_dict()
+    for row in result.numbers["rows"]:
+        assert f"{row['match_mi']['mean']:.3f}" in result.table()
+
+
+def test_sample_inputs(four_tasks):
+    (x,) = sample_inputs(four_tasks, 20)
+    assert x.shape == (20, 1, 8, 8)
+    test_rows = np.unique(np.concatenate([t.test_rows for t in four_tasks.tasks]))
+    seen = {a.tobytes() for a in four_tasks.inputs(test_rows)}
+    assert {a.tobytes() for a in x} <= seen
+    names = wsfast.tasks("names", n=2)
+    batches = sample_inputs(names, 30)
+    assert sum(map(len, batches)) == 30
+    for batch in batches:
+        assert (batch.sum(axis=2) == 1).all()  # no step is past a name's end
+
+
+@pytest.mark.parametrize("name", ["plainnet5", "gru2"])
+def test_other_networks(name):
+    rng = np.random.default_rng(len(name))
+    if name == "gru2":
+        data = wsfast.tasks("names", n=2)
+    else:
+        data = wsfast.tasks(rng.random((40, 3, 16, 16), np.float32), np.arange(40) % 4)
+    net = wsfast.network(name, data.shape, data.classes, width=4)
+    parameters = {p.name: rng.random((4, *p.shape), np.float32) - np.float32(0.3) for p in net.parameters}
+    for p in net.parameters:
+        if p.name.endswith("running_var"):
+            parameters[p.name] += 1
+    nets = wsfast.WeightSet(net, parameters, np.arange(4) // 2, np.arange(4) % 2)
+    found = wsfast.convergence(nets, sample_inputs(data, 12), pairs=2, clusters=3, progress=False)
+    layers = {"plainnet5": ["pool1", "pool2", "pool3", "gap"], "gru2": ["gru1", "last"]}[name]
+    for kind in ("same task", "other task", "shuffled inputs", "untrained"):
+        assert [row["layer"] for row in rows(found, kind)] == layers
+    assert rows(found, "untrained")[0]["clusters"]["count"] <= 3
+
+
+def test_from_the_command_line(tmp_path, capsys):
+    zoo = tmp_path / "zoo"
+    made = ["--tasks", "2", "--repeats", "3", "--width", "8", "--epochs", "1", "--out", str(zoo)]
+    assert cli.main(["generate", *made]) == 0
+    capsys.readouterr()
+    out = ["--out", str(tmp_path / "run")]
+    assert cli.main(["converge", str(zoo), "--pairs", "3", "--samples", "40", *out]) == 0
+    said = capsys.readouterr().out
+    assert "6 x mlp4 on digits, 0 diverged" in said
+    assert f"report: {tmp_path / 'run' / 'converge.html'}" in said
+    assert cli.main(["converge", str(zoo), "--pairs", "3", "--samples", "40", "--json", *out]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["n"] == 3
+    assert cli.main(["converge", str(tmp_path / "nothing"), *out]) == 2
+    assert "holds no weight set" in capsys.readouterr().err
+
+
+def test_bad_input(zoo, inputs, tmp_path):
+    from wsfast.converging import stored_inputs
+
+    with pytest.raises(ValueError, match=r"pairs must be at least 1, got 0"):
+        wsfast.convergence(zoo, inputs, pairs=0)
+    with pytest.raises(ValueError, match=r"clusters must be at least 2, got 1"):
+        wsfast.convergence(zoo, inputs, clusters=1)
+    with pytest.raises(ValueError, match=r"want a task with two usable networks \(generate more repeats\)"):
+        wsfast.convergence(zoo[::10], inputs)
+    with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):
+        wsfast.convergence(zoo, np.ones((3, 64)))
+    zoo.save(tmp_path / "imported")
+    with pytest.raises(ValueError, match=r"imported was not generated, its data is not known"):
+        stored_inputs(tmp_path / "imported")

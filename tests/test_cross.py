@@ -1,0 +1,139 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import wsfast
+from wsfast import chains, cli, protocols
+from wsfast.inference import holm, p_mcnemar
+
+
+@pytest.fixture(scope="module")
+def other(four_tasks):
+    """The same tasks, a wider network, other seeds, another number of repeats."""
+    return wsfast.generate("mlp4", four_tasks, repeats=9, seed=1, width=31, progress=False)
+
+
+@pytest.fixture(scope="module")
+def result(zoo, other):
+    return wsfast.cross(zoo, other, progress=False)
+
+
+def cells(result):
+    n = result.to_dict()["cells"]
+    return {(c["chain"], c["protocol"], c["trained_on"], c["tested_on"]): c for c in n}
+
+
+def test_every_pair_of_sets_is_there(result):
+    found = cells(result)
+    assert len(found) == len(result.to_dict()["cells"]) == 3 * 2 * 4
+    for (_, protocol, trained, tested), c in found.items():
+        assert c["n"] == {"classification": {"a": 16, "b": 16}, "retrieval": {"a": 4, "b": 4}}[protocol][tested]
+        assert c["ci95"][0] <= c["accuracy"] == 1 - c["errors"] / c["n"] <= c["ci95"][1]
+        assert ("drop" in c) == ("p_mcnemar" in c) == (trained != tested)
+    assert found[2, "classification", "a", "b"]["accuracy"] > 0.9  # chains do not depend on the width
+
+
+def test_within_a_set_it_is_the_studys_protocol(zoo, result):
+    for chain in (1, 2, 3):
+        kernel = chains.feature_kernel("chain", zoo, chain=chain)
+        for protocol in ("classification", "retrieval"):
+            want = getattr(protocols, protocol)(kernel, zoo.labels)
+            found = cells(result)[chain, protocol, "a", "a"]
+            assert (found["n"], found["errors"], found["chance"]) == (want.n, want.errors, want.chance)
+
+
+@pytest.fixture(scope="module")
+def noisy(zoo):
+    """The set with so much noise on its weights that tasks are confused."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        name: w + 1.5 * w.std() * rng.standard_normal(w.shape).astype(np.float32) for name, w in zoo.parameters.items()
+    }
+    return replace(zoo, parameters=arrays)
+
+
+def test_across_sets_it_is_the_same_classifier_elsewhere(zoo, noisy):
+    found = cells(wsfast.cross(zoo, noisy, features="raw", classifier="ridge", seed=3, progress=False))
+    train, _ = protocols.classification_split(zoo.labels, 3)
+    _, test = protocols.classification_split(noisy.labels, 3)
+    model = wsfast.WeightClassifier(1, "raw", "ridge").fit(zoo[train])
+    wrong = model.predict(noisy[test]) != noisy.labels[test]
+    own = wsfast.WeightClassifier(1, "raw", "ridge").fit(noisy[train]).predict(noisy[test]) != noisy.labels[test]
+    c = found[1, "classification", "a", "b"]
+    assert 0 < c["errors"] == wrong.sum()
+    assert (c["only_cross"], c["only_within"]) == ((wrong & ~own).sum(), (own & ~wrong).sum())
+    assert c["drop"] == pytest.approx(wrong.mean() - own.mean())
+    assert c["p_mcnemar"] == p_mcnemar(c["only_cross"], c["only_within"])
+    family = [found[chain, "classification", "a", "b"] for chain in (1, 2, 3)]
+    assert [c["p_holm"] for c in family] == holm([c["p_mcnemar"] for c in family])
+
+
+def test_retrieval_trains_and_ranks_on_other_tasks(zoo, noisy):
+    """The classifier of a has seen none of the tasks that b's networks are looked for in."""
+    c = cells(wsfast.cross(zoo, noisy, classifier="ridge", progress=False))[2, "retrieval", "a", "b"]
+    train, query, gallery = protocols.retrieval_split(noisy.labels, 0)
+    assert not set(zoo.labels[train]) & set(noisy.labels[query])
+    model = wsfast.WeightClassifier(2, solver="ridge").fit(zoo[train])
+    q, g = (model.decision_function(noisy[part]) for part in (query, gallery))
+    q, g = (z / np.linalg.norm(z, axis=1, keepdims=True) for z in (q, g))
+    nearest = noisy.labels[gallery][(q @ g.T).argmax(axis=1)]
+    assert c["errors"] == (nearest != noisy.labels[query]).sum()
+
+
+def test_a_set_against_itself_drops_nothing(zoo):
+    for c in wsfast.cross(zoo, zoo, progress=False).to_dict()["cells"]:
+        assert c.get("drop", 0) == c.get("only_cross", 0) == 0
+        assert c.get("p_mcnemar", 1) == 1
+
+
+def test_depth_may_differ(zoo, four_tasks):
+    deep = wsfast.generate(
+        "resnet-mlp12", four_tasks, repeats=5, width=8, recipe=wsfast.Recipe(epochs=2, lr=0.05), progress=False
+    )
+    assert {c["chain"] for c in wsfast.cross(zoo, deep, progress=False).to_dict()["cells"]} == {1, 2, 3}
+
+
+def test_on_the_command_line(zoo, other, tmp_path, capsys):
+    for name, each in (("a", zoo), ("b", other)):
+        each.save(tmp_path / name)
+    out = tmp_path / "runs"
+    command = ["cross", str(tmp_path / "a"), str(tmp_path / "b")]
+    assert cli.main([*command, "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "a: 40 x mlp4, 0 diverged" in said
+    assert said.count("  drop ") == 4
+    stored = json.loads((out / "cross.json").read_text())
+    assert (out / "cross.svg").read_text().startswith("<svg")
+    assert cli.main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["cells"] == stored["cells"]
+    assert printed["a"]["networks"] == 40
+
+
+def test_sets_that_cannot_be_crossed(zoo, tmp_path, capsys):
+    wide = wsfast.WeightSet.from_arrays([np.ones((40, d, n)) for d, n in ((70, 9), (9, 2))], zoo.labels)
+    wide = replace(wide, task_names=zoo.task_names)
+    with pytest.raises(ValueError, match=r"chain 1 is 64 x 64 in a \(mlp4\) and 70 x 70 in b \(imported\)"):
+        wsfast.cross(zoo, wide)
+    with pytest.raises(ValueError, match=r"label 1 means '0\+2' in a and 'swapped' in b"):
+        wsfast.cross(zoo, replace(zoo, task_names=("0+1", "swapped", *zoo.task_names[2:])))
+    with pytest.raises(ValueError, match=r"label 3 means '0\+4' in a and nothing in b"):
+        wsfast.cross(zoo, replace(zoo, task_names=zoo.task_names[:3]))
+    with pytest.raises(ValueError, match=r"only one of the sets has usable networks of the tasks \[2\]"):
+        wsfast.cross(zoo, zoo[zoo.labels != 2])
+    with pytest.raises(ValueError, match=r"classifier must be one of logistic, ridge, sgd, got 'svm'"):
+        wsfast.cross(zoo, zoo, classifier="svm")
+    with pytest.raises(ValueError, match=r"features must be one of chain"):
+        wsfast.cross(zoo, zoo, features="gram")
+    with pytest.raises(TypeError, match=r"cross: b: want a WeightSet, got int"):
+        wsfast.cross(zoo, 3)
+    zoo.save(tmp_path / "a")
+    assert cli.main(["cross", str(tmp_path / "a"), str(tmp_path / "missing")]) == 2
+    assert "holds no weight set" in capsys.readouterr().err
+
+
+def test_raw_layers_must_have_the_same_shape(zoo, other):
+    with pytest.raises(ValueError, match=r"chain 1 is 64 x 24 in a \(mlp4\) and 64 x 31 in b \(mlp4\)"):
+        wsfast.cross(zoo, other, features="raw")

@@ -1,0 +1,92 @@
+"""Declarations of networks without the symmetries of hidden units, from those with them (Lim et al., NeurIPS 2024)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .reference import asymmetric, philox
+
+if TYPE_CHECKING:
+    from .network import Network, Parameter
+
+
+def masked(net: "Network", shares: Sequence[float], kappas: Sequence[float], seed: int) -> "Network":
+    """net with W-asymmetric weights: of the inputs of every unit of weight k, shares[k] (at least one) are fixed.
+
+    Fixed entries are kappas[k] N(0, 1); only the others are trained. Biases are free. ValueError where a layer is too
+    small for its units to differ.
+    """
+    weighted = [k for k, layer in enumerate(net.layers) if layer.op in ("linear", "conv")]
+    layers = list(net.layers)
+    for k, share, kappa in zip(weighted, shares, kappas, strict=True):
+        weight, *rest = layers[k].parameters
+        fan_in, n_out = _matrix(weight)
+        fixed = max(1, round(share * fan_in))
+        if math.comb(fan_in, fixed) < n_out:
+            raise ValueError(
+                f"{net.name}: {weight.name} is too small: its {n_out} units cannot each have other {fixed} of {fan_in} "
+                "inputs fixed (a wider network)"
+            )
+        weight = replace(weight, fixed=fixed, kappa=float(kappa), seed=seed)
+        layers[k] = replace(layers[k], parameters=(weight, *rest))
+    return replace(net, layers=tuple(layers))
+
+
+def gated(net: "Network", seed: int) -> "Network":
+    """net with FiGLU, sigmoid(z F) * z, for every activation; reordering units is no symmetry: no axis has a group."""
+    layers, units, images = [], 0, any(layer.op == "conv" for layer in net.layers)
+    for k, layer in enumerate(net.layers):
+        if layer.op in ("linear", "conv"):
+            units = layer.parameters[0].shape[-1]
+        if layer.op in ("relu", "leaky_relu"):
+            scale = 1 / math.sqrt(units) if images else 1.0
+            layer = replace(layer, op="figlu", options={"units": units, "scale": scale, "seed": seed, "item": k})
+        alone = tuple(replace(p, axes=(None,) * len(p.axes)) for p in layer.parameters)
+        layers.append(replace(layer, parameters=alone))
+    return replace(net, layers=tuple(layers))
+
+
+def is_asymmetric(net: "Network") -> bool:
+    return any(p.fixed for p in net.parameters) or any(layer.op == "figlu" for layer in net.layers)
+
+
+def _matrix(p: "Parameter") -> tuple[int, int]:
+    """(inputs, units) of a weight."""
+    return p.size // p.shape[-1], p.shape[-1]
+
+
+def fixed_entries(net: "Network") -> tuple[np.ndarray, np.ndarray]:
+    """(positions int64 [F], ascending, in all parameters end to end; their values float32 [F])."""
+    at, to, start = [np.empty(0, np.int64)], [np.empty(0, np.float32)], 0
+    for item, p in enumerate(net.parameters):
+        if p.fixed:
+            fan_in, n_out = _matrix(p)
+            rows = asymmetric.fixed_inputs(fan_in, n_out, p.fixed, p.seed, item)
+            places = (rows * n_out + np.arange(n_out)[:, None]).ravel()
+            order = np.argsort(places)
+            values = p.kappa * asymmetric.normal(len(places), p.seed, philox.FIXED, item)
+            at.append(start + places[order])
+            to.append(values[order].astype(np.float32))
+        start += p.size
+    return np.concatenate(at), np.concatenate(to)
+
+
+def gates(net: "Network") -> tuple[np.ndarray, np.ndarray]:
+    """(where F of each linear layer's FiGLU starts, int64 [L], -1 where it has none; every F end to end, float32)."""
+    found: list[np.ndarray] = []
+    at: list[int] = []
+    for layer in net.layers:
+        if layer.op == "linear":
+            at.append(-1)
+        elif layer.op == "figlu":
+            at[-1] = sum(f.size for f in found)
+            found.append(gate_matrix(**layer.options).ravel())
+    return np.array(at, np.int64), np.concatenate([np.empty(0, np.float32), *found])
+
+
+def gate_matrix(units: int, scale: float, seed: int, item: int) -> np.ndarray:
+    """F of a FiGLU layer from its options: float32 [units, units], input first."""
+    return (scale * asymmetric.normal(units**2, seed, philox.GATE, item)).astype(np.float32).reshape(units, units)

@@ -1,0 +1,240 @@
+"""Are networks of one task joined by a straight line of low loss? Barriers between pairs, and the way from init."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from . import backends, provenance
+from .asymmetry import gates
+from .files import writable_folder, write_whole
+from .generation import untrained
+from .kernels.numba.threads import unordered
+from .network import Network, cnn_layers, mlp_layers
+from .reference.interpolate import barrier, monotonicity
+from .taskset import TaskSet
+from .taskset import tasks as named_tasks
+from .weights import WeightSet, usable
+
+SCHEMA = 1
+SPLITS, MEASURES = ("train", "test"), ("loss", "error")
+TITLES = {"naive": "as they came", "aligned": "aligned", "init": "from init"}
+QUANTILES = (0.05, 0.5, 0.95)
+Align = Callable[[WeightSet, WeightSet], WeightSet]
+
+
+@dataclass
+class ConnectivityResult:
+    """numbers: as in connectivity.json. pairs: int64 [P, 2], positions in the set (drawn ones: without its diverged
+    networks); points: t, float64 [L]; curves: (line, "train" or "test", "loss" or "error") -> float64 [P, L]; the lines
+    are "naive", "aligned" and "init", from a pair's second network at initialisation to that network."""
+
+    numbers: dict[str, Any]
+    pairs: np.ndarray
+    points: np.ndarray
+    curves: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of connectivity.json."""
+        return self.numbers
+
+    def table(self) -> str:
+        """Barriers and monotonicity as text."""
+        return table(self.numbers)
+
+    def save(self, out: str | Path) -> Path:
+        """Write connectivity.json and barriers.svg into a folder, each whole or not at all; returns the folder."""
+        from .figures import barriers
+
+        folder = writable_folder(out)
+        write_whole(folder / "barriers.svg", barriers(self))
+        write_whole(folder / "connectivity.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
+        return folder
+
+
+def connectivity(
+    zoo: Any,
+    tasks: TaskSet | None = None,
+    *,
+    pairs: int | np.ndarray = 20,
+    points: int = 25,
+    align: Align | None = None,
+    seed: int = 0,
+    root: str | Path | None = None,
+    backend: str | None = None,
+    threads: int | None = None,
+    progress: bool | None = None,
+) -> ConnectivityResult:
+    """Loss and error on straight lines between networks of one task (linear mode connectivity), many pairs at once.
+
+    zoo: a generated WeightSet or its folder. tasks: what it was trained on, loaded by name (from `root`) where None.
+    pairs: so many a task, drawn with `seed` among all of its pairs, all where there are fewer; or int [P, 2], positions
+    in the set, both of one task. points: on a line, an odd number, from 0 to 1. align: (networks, their references) ->
+    the networks, units reordered to match, such as `lambda zoo, to: wsfast.align(zoo, to).zoo`; the lines from the
+    first networks to the aligned second ones are then measured too. threads: pairs at a time, all cores where None.
+    BatchNorm's running statistics are interpolated like all parameters. Diverged networks are left out of drawn pairs.
+
+    The barrier of a line is its lift over the chord, L(t) - ((1 - t) L(0) + t L(1)): the largest, and at the middle
+    (Frankle et al., ICML 2020). Of every second network also the way from its initial weights, drawn again from its
+    seed: largest rise, share monotone, share of points locally convex and below the chord (Lucas et al., ICML 2021).
+
+    ValueError for sets that were not generated, other tasks, networks that no backend interpolates, or bad pairs.
+    """
+    if isinstance(zoo, (str, Path)):
+        zoo = WeightSet.open(zoo)
+    if points < 3 or points % 2 == 0:
+        raise ValueError(f"connectivity: points must be odd and at least 3, so that one is the middle, got {points}")
+    good = usable("connectivity", zoo)
+    if "seed" not in good.info:
+        raise ValueError("connectivity: the set was not generated, its tasks and initial weights are not known")
+    tasks = _tasks(good, root) if tasks is None else tasks
+    if list(good.task_names) != tasks.names or good.network.input_shape != tasks.shape:
+        raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
+    drawn = draw_pairs(good.labels, pairs, seed) if isinstance(pairs, int) else _checked(zoo, np.asarray(pairs))
+    source = good if isinstance(pairs, int) else zoo
+    a, b = source[drawn[:, 0]], source[drawn[:, 1]]
+    lines = {"naive": (a, b), "init": (untrained(b), b)}
+    if align is not None:
+        aligned = align(b, a)
+        if len(aligned) != len(a) or aligned.network.layers != a.network.layers:
+            raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
+        lines["aligned"] = (a, aligned)
+    t = np.linspace(0, 1, points)
+    run = _line(good.network, tasks, t, backend)
+    curves: dict[tuple[str, str, str], np.ndarray] = {}
+    with tqdm(
+        total=len(lines) * len(drawn), desc="lines", unit="pair", disable=None if progress is None else not progress
+    ) as bar:
+        for name, (start, end) in lines.items():
+            found = np.empty((len(drawn), len(SPLITS), len(MEASURES), points))
+
+            def one(i: int, start: WeightSet = start, end: WeightSet = end) -> np.ndarray:
+                return run(start[i], end[i])
+
+            for i, measured in unordered(one, range(len(drawn)), threads):
+                found[i] = measured
+                bar.update()
+            curves |= {(name, s, m): found[:, k, j] for k, s in enumerate(SPLITS) for j, m in enumerate(MEASURES)}
+    rows = [
+        {"line": line, "split": split, "measure": measure, **_summary(line, curve, t)}
+        for (line, split, measure), curve in curves.items()
+        if np.isfinite(curve).all()  # no test samples
+    ]
+    about = {k: good.info.get(k) for k in ("data", "seed", "recipe", "precision")}
+    numbers = {"schema": SCHEMA, "network": good.network.name, "networks": len(zoo), "diverged": len(zoo) - len(good)}
+    numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(a.labels)), "points": points, "pair_seed": seed}
+    numbers |= {"backend": backends.choose(backend), **provenance.record(), "lines": rows}
+    return ConnectivityResult(numbers, drawn, t, curves)
+
+
+def _tasks(zoo: WeightSet, root: str | Path | None) -> TaskSet:
+    return named_tasks(zoo.info["data"], n=len(zoo.task_names), root=root)
+
+
+def draw_pairs(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """`count` pairs i < j of every label, without repeats, all of a label's where it has fewer: int64 [P, 2]."""
+    if count < 1:
+        raise ValueError(f"connectivity: pairs must be at least 1, got {count}")
+    rng, found = np.random.default_rng(seed), []
+    for task in np.unique(labels):
+        own = np.flatnonzero(labels == task)
+        first, second = np.triu_indices(len(own), 1)
+        chosen = rng.permutation(len(first))[:count]
+        found.append(np.column_stack([own[first[chosen]], own[second[chosen]]]))
+    drawn = np.concatenate(found)
+    if not len(drawn):
+        raise ValueError("connectivity: no task has two usable networks (generate more repeats)")
+    return drawn
+
+
+def _checked(zoo: WeightSet, pairs: np.ndarray) -> np.ndarray:
+    if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer) or not len(pairs):
+        raise ValueError(f"connectivity: pairs must be integers [P, 2], got {pairs.dtype} {pairs.shape}")
+    if pairs.min() < 0 or pairs.max() >= len(zoo):
+        raise ValueError(f"connectivity: pairs must be of 0..{len(zoo) - 1}, got {pairs.min()}..{pairs.max()}")
+    if (zoo.labels[pairs[:, 0]] != zoo.labels[pairs[:, 1]]).any():
+        raise ValueError("connectivity: both networks of a pair must be of one task")
+    if zoo.diverged[np.unique(pairs)].any():
+        raise ValueError("connectivity: a network of the pairs diverged (WeightSet.diverged)")
+    return pairs.astype(np.int64)
+
+
+def _line(
+    network: Network, tasks: TaskSet, points: np.ndarray, backend: str | None
+) -> Callable[[WeightSet, WeightSet], np.ndarray]:
+    """run(start, end), two sets of one network and task -> loss and error along their line [splits, measures, L]."""
+    kinds: dict[str, tuple[Any, Any]] = {
+        "interpolate_mlp": (mlp_layers(network), gates(network)),
+        "interpolate_cnn": (cnn_layers(network), (np.array(tasks.shape),)),
+    }
+    name = next((name for name, (layers, _) in kinds.items() if layers is not None), None)
+    if name is None:
+        raise ValueError(f"connectivity: {network.name} cannot be interpolated yet (want mlp4, plainnet5, ...)")
+    op, (layers, apart) = getattr(backends.load(name, backend), name), kinds[name]
+
+    def flat(zoo: WeightSet) -> np.ndarray:
+        return np.concatenate([np.asarray(zoo.parameters[p.name], np.float32).ravel() for p in network.parameters])
+
+    def run(start: WeightSet, end: WeightSet) -> np.ndarray:
+        task, ends = tasks[int(start.labels[0])], (flat(start), flat(end))
+        splits = (task.train_rows, task.train_labels), (task.test_rows, task.test_labels)
+        return np.array(
+            [
+                op(tasks.x, *split, *layers, tasks.scale, tasks.shift, *apart, *ends, points.astype(np.float32))
+                if len(split[0])
+                else np.full((len(MEASURES), len(points)), np.nan)
+                for split in splits
+            ]
+        )
+
+    return run
+
+
+def _summary(line: str, curve: np.ndarray, points: np.ndarray) -> dict[str, Any]:
+    """Means over pairs, their standard errors and quantiles, and the mean curve."""
+    found: dict[str, Any] = {"curve": curve.mean(axis=0).tolist()}
+    if line == "init":
+        rise, monotone, convex, below = monotonicity(curve, points)
+        found |= {"max_rise": _spread(rise), "monotone": float(monotone.mean())}
+        return found | {"locally_convex": float(convex.mean()), "globally_convex": float(below.mean())}
+    largest, middle = barrier(curve, points)
+    return found | {"barrier_max": _spread(largest), "barrier_midpoint": _spread(middle)}
+
+
+def _spread(values: np.ndarray) -> dict[str, Any]:
+    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
+    return {"mean": float(values.mean()), "standard_error": error, "quantiles": np.quantile(values, QUANTILES).tolist()}
+
+
+def table(n: dict[str, Any]) -> str:
+    """connectivity.json as text."""
+    lines = [f"{n['pairs']} pairs of {n['network']} on {n['data']}: {n['tasks']} tasks, {n['points']} points a line"]
+    lines += ["", _row("barrier", "split", "of", ["largest", "at the middle"])]
+    for row in n["lines"]:
+        if row["line"] != "init":
+            said = [_value(row["barrier_max"]), _value(row["barrier_midpoint"])]
+            lines.append(_row(TITLES[row["line"]], row["split"], row["measure"], said))
+    lines += ["", _row("line", "split", "of", ["largest rise", "monotone", "convex", "below chord"])]
+    for row in n["lines"]:
+        if row["line"] == "init":
+            shares = [f"{100 * row[key]:.1f}" for key in ("monotone", "locally_convex", "globally_convex")]
+            lines.append(_row(TITLES["init"], row["split"], row["measure"], [_value(row["max_rise"]), *shares]))
+    lines += [
+        "",
+        "mean over pairs [5 %, 95 % of them]; monotone: % of lines; convex, below chord: % of points",
+    ]
+    return "\n".join(lines)
+
+
+def _row(line: str, split: str, measure: str, values: list[str]) -> str:
+    first, *others = values
+    return f"{line:<14} {split:<6} {measure:<6} {first:>24}" + "".join(f"{v:>24}" for v in others)
+
+
+def _value(spread: dict[str, Any]) -> str:
+    low, _, high = spread["quantiles"]
+    return f"{spread['mean']:.3f} [{low:.3f}, {high:.3f}]"
