@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm import tqdm
 
 from . import backends, provenance
 from .activations import activations, hidden_outputs
+from .events import Progress
 from .files import writable_folder, write_whole
 from .generation import untrained
 from .manifest import read
@@ -109,9 +109,8 @@ def convergence(
     rows, curves, drawn = [], {}, None
     layers = list(hidden_outputs(zoo.network))
     middle = layers[len(layers) // 2]
-    steps, hidden = (3 + bool(len(other))) * len(layers), None if progress is None else not progress
-    bar = tqdm(total=steps, desc="converge", unit="layer", disable=hidden)
-    with bar, threadpool_limits(1, "blas"):  # its threads beside the kernels' wait for each other
+    said = Progress("converge", (3 + bool(len(other))) * len(layers), "layer", progress)
+    with said, threadpool_limits(1, "blas"):  # its threads beside the kernels' wait for each other
         for name, found, chosen in _kinds(good, inputs, same, other):
             for layer in layers:
                 x = found[layer]
@@ -124,7 +123,8 @@ def convergence(
                 if (name, layer) == ("same task", middle) and groups[0][1] is not None:
                     drawn = (layer, r[0], *groups[0][1])
                 rows.append({"pairs": name, "layer": layer, "units": x.shape[1], "inputs": x.shape[2], **row})
-                bar.update()
+                said.advance()
+                said.finished(pairs=name, layer=layer)
     numbers = {
         "schema": SCHEMA,
         "network": zoo.network.name,

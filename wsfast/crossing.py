@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import inference, provenance
 from .chains import chain_shape, feature_kernel
+from .events import Progress
 from .files import writable_folder, write_whole
 from .protocols import CLASSIFIERS, Outcome, classification_split, classify, fit, rank, retrieval_split
 from .rows import RESAMPLES, counts
@@ -81,20 +81,23 @@ def cross(
     labels = {key: zoo.labels for key, zoo in sets.items()}
     splits = {name: {key: split(labels[key], seed) for key in SETS} for name, (split, _) in PROTOCOLS.items()}
     cells: list[dict[str, Any]] = []
-    for chain in tqdm(chains, desc="cross", unit="chain", disable=None if progress is None else not progress):
-        options = {"chain": chain, "backend": backend, "device": device}
-        kernel = {(key, key): feature_kernel(features, sets[key], **options) for key in SETS}
-        kernel["a", "b"] = feature_kernel(features, sets["a"], sets["b"], **options)
-        kernel["b", "a"] = kernel["a", "b"].T
-        for protocol, (_, test) in PROTOCOLS.items():
-            outcomes: dict[tuple[str, str], Outcome] = {}
-            for trained in SETS:
-                train = splits[protocol][trained][0]
-                model = fit(kernel[trained, trained], labels[trained], train, seed, classifier)
-                for tested in SETS:
-                    across, parts = kernel[tested, trained][:, train], splits[protocol][tested][1:]
-                    outcomes[trained, tested] = test(model, across, labels[tested], *parts)
-            cells += _cells({"chain": chain, "protocol": protocol}, outcomes, seed)
+    with Progress("cross", len(chains), "chain", progress) as said:
+        for chain in chains:
+            options: dict[str, Any] = {"chain": chain, "backend": backend, "device": device}
+            kernel = {(key, key): feature_kernel(features, sets[key], **options) for key in SETS}
+            kernel["a", "b"] = feature_kernel(features, sets["a"], sets["b"], **options)
+            kernel["b", "a"] = kernel["a", "b"].T
+            for protocol, (_, test) in PROTOCOLS.items():
+                outcomes: dict[tuple[str, str], Outcome] = {}
+                for trained in SETS:
+                    train = splits[protocol][trained][0]
+                    model = fit(kernel[trained, trained], labels[trained], train, seed, classifier)
+                    for tested in SETS:
+                        across, parts = kernel[tested, trained][:, train], splits[protocol][tested][1:]
+                        outcomes[trained, tested] = test(model, across, labels[tested], *parts)
+                cells += _cells({"chain": chain, "protocol": protocol}, outcomes, seed)
+            said.advance()
+            said.finished(chain=chain)
     _holm(cells)
     about = {key: _about(given[key], len(sets[key])) for key in SETS}
     how = {"features": features, "classifier": classifier, "split_seed": seed, "tasks": len(np.unique(labels["a"]))}
