@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+import triton  # noqa: F401 - now, as conftest.py set it up: a test below unsets TRITON_INTERPRET
 from wsfast.reference import cnn, mlp, philox
 
-from bench.gpu import cases, chains, contest, draws, headline, ours, page, roofline, runner
+from bench.gpu import cases, chains, contest, draws, headline, ours, page, recurrent, roofline, runner
 
 ODD = cases.SMOKE["smoke-odd"]
 CEILINGS = {"copy": 4000.0, "fp32": 50.0, "tf32": 400.0, "bf16": 700.0}
@@ -81,11 +82,12 @@ def test_every_case_goes_through_without_our_op(tmp_path, monkeypatch):
     assert json.loads(out.read_text()) == run
     assert runner.failures(run) == []
     own = [r for r in run["rows"] if r["family"] == "ours"]
-    own += [r for r in run["chains"] if r["contender"] == "wsfast"]
+    own += [r for r in run["chains"] + run["recurrent"] if r["contender"] == "wsfast"]
     assert {r["status"] for r in [*own, run["headline"]]} == {"not measured: TRITON_INTERPRET is unset"}
     timed = [r for r in run["rows"] if r["family"] not in ("ours", "jax")]
     assert all(r["status"] == "ok" and r["median"] > 0 for r in timed)
-    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in run["chains"] if r["contender"] != "wsfast")
+    others = [r for r in run["chains"] + run["recurrent"] if r["contender"] != "wsfast"]
+    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in others)
     assert "TRITON_INTERPRET is unset" in page.run_text(run)
     roofline.draw(run, tmp_path / "roofline.svg")
     assert (tmp_path / "roofline.svg").read_text().count("<svg") == 1
@@ -182,6 +184,35 @@ def test_a_chain_kernel_that_depends_on_company_or_crashes_fails(monkeypatch):
     assert {r["status"] for r in rows} == {"FAILED: RuntimeError: out of registers"}
 
 
+def test_recurrent_networks_are_timed_and_judged(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(recurrent, "SMOKE", replace(recurrent.SMOKE, goal=1e-9, goal_seconds=1e9))
+    rows = recurrent.run("cpu", True, CEILINGS)
+    assert {r["status"] for r in rows} == {"ok"}
+    assert max(r["error"] for r in rows) < 1e-5
+    assert rows[-1]["met"]
+    assert rows[-1]["ratio"] == pytest.approx(min(r["median"] for r in rows[:-1]) / rows[-1]["median"])
+    assert "1e-09x and 1e+09 s: met" in page.gru_table(rows)
+
+
+@pytest.mark.parametrize(("change", "told"), [(1.001, "FAILED: errs"), (None, "FAILED: a network alone")])
+def test_wrong_recurrent_networks_get_no_time(change, told, monkeypatch):
+    """Wrong by a factor, or by what runs beside a network."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    reference = recurrent.gru.train_gru
+
+    def train(problem, networks):
+        found = np.array([reference(**problem.arguments(i))[0] for i in networks])
+        return found * (change or 1 + len(networks) * 2.0**-40)
+
+    monkeypatch.setattr(ours, "recurrent", train)
+    rows = recurrent.run("cpu", True, CEILINGS)
+    assert rows[-1]["status"].startswith(told)
+    assert "median" not in rows[-1]
+    assert "FAILED" in page.gru_table(rows)
+    assert runner.failures({"rows": [], "recurrent": rows, "headline": {}, "wrong": {}})
+
+
 def test_page_without_a_run_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     monkeypatch.setattr(page, "PAGE", tmp_path / "GPU.md")
@@ -189,6 +220,7 @@ def test_page_without_a_run_says_so(tmp_path, monkeypatch):
     text = (tmp_path / "GPU.md").read_text()
     assert "no run on a GPU is stored" in text
     assert "12.8 s" in text
+    assert "gru2 of 128, 900 networks x 10,000 names, 7 letters each: 3." in text
 
 
 def test_a_crashed_case_is_tried_again_without_our_op(tmp_path, monkeypatch):

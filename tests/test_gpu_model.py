@@ -79,3 +79,11 @@ def test_convolutional_networks_by_hand():
     tiny = model.cnn_floor([(3, 4, 2), (4, 8, 1)], 5, "units", "tf32", model.ASSUMED, 1)
     assert tiny.flop == 2 * 5 * 9 * (2 * 3 * 4 * 4 + 3 * 4 * 8)
     assert tiny.bytes == 4 * 5 * (6 * 4 * 4 + 7 * 8) + 24 * 9 * (3 * 4 + 4 * 8)
+
+
+def test_recurrent_networks_of_the_paper():
+    """The project's figures for 900 networks x 10,000 names: 3.5 s of traffic, 0.96 s of arithmetic."""
+    floor = model.gru_floor(128, 7, model.ASSUMED)
+    assert floor.memory * 9e6 == pytest.approx(3.5, rel=0.05)
+    assert floor.compute * 9e6 == pytest.approx(0.96, rel=0.25)
+    assert floor.bound == "memory"

@@ -63,7 +63,8 @@ def generate(
     width: what suits the data where None; a recipe of 0 epochs gives untrained networks. device: "cpu" or "cuda".
     backend: "numba" (float32, the CPU's default), "triton" (CUDA's) or "reference" (NumPy float64, slow). precision: of
     triton's products, "tf32x3" (as good as float32, the default), "tf32" (rounded, the default of convolutional
-    networks) or "bf16" (which keeps their activations in bfloat16 too); float32 state with each. threads:
+    networks) or "bf16" (which keeps their activations in bfloat16 too); float32 state with each; of gru2's "ieee",
+    float32 itself. threads:
     networks trained at the same time on a CPU, all cores where None. out: a folder that the set is written to while it
     is trained, shard by shard, and read from afterwards; the same call goes on with what an interrupted one, also a
     killed one, left there, and ends with the same bits. engine: "local", or "ray" for a Ray cluster, where each task
@@ -96,11 +97,11 @@ def generate(
     if not 0 <= seed < 2**64:
         raise ValueError(f"generate: seed must be 0..2^64 - 1, got {seed}")
     recipe = recipe or tasks.recipe
-    if precision is not None and precision not in PRECISIONS[backend]:
-        raise ValueError(
-            f"generate: precision of {backend} must be {' or '.join(PRECISIONS[backend])}, got {precision!r}"
-        )
-    precision = precision or DEFAULTS.get((backend, _op(network)), PRECISIONS[backend][0])
+    recurrent = backend == "triton" and gru_width(network) is not None
+    precisions = ("ieee",) if recurrent else PRECISIONS[backend]
+    if precision is not None and precision not in precisions:
+        raise ValueError(f"generate: precision of {backend} must be {' or '.join(precisions)}, got {precision!r}")
+    precision = precision or DEFAULTS.get((backend, _op(network)), precisions[0])
 
     labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
     made_from = {
@@ -230,6 +231,12 @@ def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float],
 
 def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[Batch]:
     tasks, recipe, network = work.tasks, work.recipe, work.network
+    splits = [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in tasks.tasks]
+    if gru_width(network) is not None:
+        module, sizes = backends.load("train_gru", "triton", work.device), _recurrent(network, tasks, recipe)
+        for done in module.train_chunks(tasks.x, splits, jobs, *sizes, work.seed, work.device, tick=tick):
+            yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
+        return
     op, layers, shape, pad = _trained_by(network, tasks, recipe)
     if any(layer.op == "figlu" for layer in network.layers):
         raise ValueError(f"generate: the triton kernels train no FiGLU, as {network.name} has (backend='numba')")
@@ -238,7 +245,7 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
         raise ValueError(f"generate: triton's {op} holds no weights fixed, as {network.name} has (backend='numba')")
     chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
-        [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in (tasks[i] for i in range(len(tasks)))],
+        splits,
         jobs,
         *layers,
         tasks.scale,
@@ -291,12 +298,19 @@ def _whole(work: Work, jobs: Jobs) -> list[np.ndarray]:
 
 def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
     """train(task, repeat) -> (parameters [P], loss curve [epochs], record [4])."""
+    key = np.uint64(seed)  # one type for every seed, one compilation
     if gru_width(network) is not None:
-        return _recurrent(network, tasks, recipe, seed, backend)
+        train_gru, sizes = backends.load("train_gru", backend).train_gru, _recurrent(network, tasks, recipe)
+
+        def train_recurrent(t: int, r: int) -> Any:
+            task = tasks[t]
+            rows = task.train_rows, task.train_labels, task.test_rows, task.test_labels
+            return train_gru(tasks.x, *rows, *sizes, key, t, r)
+
+        return train_recurrent
     name, layers, shape, pad = _trained_by(network, tasks, recipe)
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
-    key = np.uint64(seed)  # one type for every seed, one compilation
     apart = *fixed_entries(network), *(gates(network) if name == "train_mlp" else ())
 
     def train(t: int, r: int) -> Any:
@@ -325,8 +339,8 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     return train
 
 
-def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
-    """As `trainer`, for gru2: plain SGD on single names."""
+def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[int, int | None, int, np.ndarray, int]:
+    """What train_gru takes of a gru2: alphabet, hidden, classes, lr, steps. ValueError for what it does not train."""
     if recipe.steps is None or (recipe.batch_size, recipe.momentum, recipe.weight_decay, recipe.pad) != (1, 0, 0, None):
         raise ValueError(
             "generate: gru2 is trained by plain SGD on single names, want a recipe with steps, batch_size=1, "
@@ -337,15 +351,7 @@ def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, back
     for t in tasks.tasks:
         if len(np.unique(t.train_labels)) < tasks.classes:
             raise ValueError(f"generate: a class of task {t.name} has no training name")
-    op = backends.load("train_gru", backend).train_gru
-    lr, width, key = recipe.learning_rates(), gru_width(network), np.uint64(seed)
-
-    def train(t: int, r: int) -> Any:
-        task = tasks[t]
-        rows = task.train_rows, task.train_labels, task.test_rows, task.test_labels
-        return op(tasks.x, *rows, tasks.shape[1], width, tasks.classes, lr, recipe.steps, key, t, r)
-
-    return train
+    return tasks.shape[1], gru_width(network), tasks.classes, recipe.learning_rates(), recipe.steps
 
 
 def _op(network: Network) -> str | None:

@@ -451,7 +451,7 @@ def mlp4_wasym(
 
     kappa times 1, 1, 0.5, 0.25 in the four layers, and shares: theirs of 784-512-512-512-10, where 64, 64, 64 and 256
     inputs are fixed. They take kappa 1 with LayerNorm and AdamW; here 51 of 120 networks of width 100 diverged with it
-    at lr 0.05, none with the default. kappa 0 is a mask. seed: of masks and fixed values, the same for all networks.
+    at lr 0.05. kappa 0 is a mask. seed: of masks and fixed values, the same for all networks.
     """
     net = mlp(input_shape, classes, (width,) * 3, name="mlp4-wasym")
     net = masked(net, shares, [kappa * k for k in (1, 1, 0.5, 0.25)], seed)

@@ -141,6 +141,18 @@ def chain_floor(op: str, n: int, d: int, r: int, precision: str, ceilings: dict[
     return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
 
 
+def gru_floor(hidden: int, letters: float, ceilings: dict[str, Any]) -> Floor:
+    """Of one network's step on a name, by the kernel that keeps one square matrix in registers at a time.
+
+    U of layer 2 is read once and written once, U of layer 1 and W of layer 2 are read twice and written once: eight
+    times 3 H^2 numbers, and a row of W of layer 1 three times a letter. What is read again just before it is written
+    is still in the L2. Three products a use of a square matrix.
+    """
+    moved = 4 * 3 * hidden * (8 * hidden + 3 * letters)
+    flop = 18 * hidden**2 * (3 * letters - 2)
+    return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / ceilings["fp32"] / 1e12, 0.0)
+
+
 def run_seconds(sizes: list[int], variant: str, networks: int, steps: int, ceilings: dict[str, Any]) -> float:
     """Seconds that a whole run needs to move its weights."""
     return step_bytes(sizes, variant) * networks * steps / ceilings["copy"] / 1e9

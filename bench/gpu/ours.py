@@ -3,12 +3,14 @@ so that the start and end of a run (initial weights, upload, evaluation, downloa
 of it."""
 
 import os
+from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
 
 import numpy as np
 
 from bench.gpu.problem import Problem
+from bench.names import Names
 from wsfast.backends import OPS, PACKAGES
 
 
@@ -34,6 +36,17 @@ def chain(op: str, x: Any, precision: str) -> Any:
     from wsfast.kernels.triton import gram
 
     return getattr(gram, op)(x, precision=precision)
+
+
+def recurrent(problem: Names, networks: Iterable[int]) -> np.ndarray:
+    """These networks after the problem's steps: parameters [n, P]."""
+    from wsfast.kernels.triton.gru import train_gru
+
+    given = dict(problem.common)
+    task = [given.pop(name) for name in ("train_rows", "train_labels", "test_rows", "test_labels")]
+    number = given.pop("task")
+    jobs = [(number, r) for r in networks]
+    return train_gru(tasks=[task], jobs=jobs, **given, device=problem.device)[0]
 
 
 def train(problem: Problem, epochs: int, precision: str) -> np.ndarray:

@@ -4,7 +4,8 @@ import json
 from itertools import groupby
 from typing import Any
 
-from bench.gpu import cases, chains, model, roofline
+from bench.gpu import cases, chains, model, recurrent, roofline
+from bench.names import LENGTHS
 from bench.page import HERE, RESULTS, duration
 
 PAGE = HERE / "GPU.md"
@@ -27,12 +28,17 @@ chain_gram and chain_kernel: one call for all networks, their factors on the dev
 symmetric, as it computes no more. Ratio: the fastest library row of the same grade over this one. Peak beside inputs:
 the device memory that one call added at most. Error: the worst of three networks' Grams, or of the nine entries of K
 that they make.
+
+train_gru: each step a single name. Peers are timed over some of the steps, the loop over some of the networks, and
+scaled; ours is the whole run with initial weights, draws and evaluation. Error: as in training, after four steps.
 """
 HEADER = "| | products | time | quartiles | networks/s | GB/s | of copy | TFLOP/s | of product | floor | of floor "
 HEADER += "| ratio | any | goals | error | worst |"
 
 CHAIN_HEADER = "| | products | time of a call | quartiles | GB/s | of copy | TFLOP/s | of product | floor | of floor "
 CHAIN_HEADER += "| ratio | goal | peak beside inputs | error |"
+
+GRU_HEADER = "| | products | the run | step of one network | quartiles | floor | of floor | ratio | goal | error |"
 
 
 def goals(row: dict[str, Any]) -> str:
@@ -133,6 +139,28 @@ def chain_tables(rows: list[dict[str, Any]]) -> str:
     return text
 
 
+def _gru_line(r: dict[str, Any]) -> str:
+    head, error = f"| {r['contender']} | {r['precision']} ", _number(r["error"], ".1e")
+    floor = f"{duration(r['floor'])} ({r['bound']})"
+    if "median" not in r:
+        return f"{head}| {' '.join(r['status'].replace('|', '/').split())[:200]} | | | {floor} | | | | {error} |"
+    goal = ""
+    if "goal" in r:
+        goal = f"{r['goal']:g}x and {r['goal_seconds']:g} s: {'met' if r['met'] else 'missed'}"
+    return (
+        f"{head}| {duration(r['run_seconds'])} | {duration(r['median'])} | {duration(r['q1'])} to {duration(r['q3'])} "
+        f"| {floor} | {r['of_floor']:.0%} | {_number(r['ratio'], '.2f')} | {goal} | {error} |"
+    )
+
+
+def gru_table(rows: list[dict[str, Any]]) -> str:
+    """The recurrent networks; the run: of all networks and steps, at the median of what was timed."""
+    if not rows:
+        return ""
+    lines = "\n".join(map(_gru_line, rows))
+    return f"\n### {rows[0]['case']}: {rows[0]['size']}\n\n{GRU_HEADER}\n{'|---' * 10}|\n{lines}\n"
+
+
 def run_text(run: dict[str, Any]) -> str:
     """One run, as Markdown."""
     packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
@@ -140,7 +168,7 @@ def run_text(run: dict[str, Any]) -> str:
     text += f"Commit {run['commit']}; {packages}; host {run['device']}.\n"
     if run["ceilings"]:
         text += f"{ceilings(run['ceilings'])}\n\n{headline(run['headline'])}\n{tables(run['rows'])}"
-        text += chain_tables(run.get("chains", []))
+        text += chain_tables(run.get("chains", [])) + gru_table(run.get("recurrent", []))
     wrong = "".join(f"- {name}: {what}\n" for name, what in run["wrong"].items())
     return text + (f"\nWent wrong:\n\n{wrong}" if wrong else "")
 
@@ -193,7 +221,12 @@ def predictions() -> str:
             cells.append(f"{duration(floor.seconds)} ({floor.bound})")
         goal = f"{c.goal:g}x the library's fp32" if c.op == "chain_gram" else f"{c.goal:g} s, {chains.SPARE / 1e9:g} GB"
         text += f"| {c.op}, {c} | {' | '.join(cells)} | {goal} |\n"
-    return text
+    case = recurrent.CASE
+    letters = (LENGTHS[0] + LENGTHS[1]) / 2
+    floor = model.gru_floor(case.hidden, letters, top)
+    run = floor.seconds * case.networks * case.steps
+    text += f"\nPredicted floor of {case}, {letters:g} letters each: {run:.1f} s ({floor.bound}); "
+    return f"{text}goal: {case.goal_seconds:g} s and {case.goal:g}x the best peer.\n"
 
 
 def write() -> None:

@@ -9,25 +9,31 @@ import torch
 from bench.names import ALPHABET, Names
 
 
-@torch.inference_mode()
-def train(problem: Names, networks: torch.Tensor) -> torch.Tensor:
-    p = [q[networks].clone() for q in problem.parameters]
-    n, hidden, lr = len(networks), problem.hidden, problem.lr
-    w1, u1, w2, u2 = (q.flatten(2) for q in (p[0], p[1], p[4], p[5]))  # [N, n_in, 3 H], the parameters' own memory
-    b1, c1, b2, c2 = (q.reshape(n, 1, -1) for q in (p[2], p[3], p[6], p[7]))
-    lengths = torch.from_numpy(problem.lengths)
-    targets = torch.nn.functional.one_hot(problem.labels).float()[:, None]
-    rows_of_w1, first_row = w1.view(-1, 3 * hidden), torch.arange(n)[:, None] * ALPHABET
-    for drawn in problem.drawn[networks].unbind(1):
-        length = lengths[drawn]
-        steps = int(length.max())
-        place = torch.arange(steps) - (steps - length)[:, None]
+class Networks:
+    """All networks' parameters, changed step by step."""
+
+    def __init__(self, problem: Names, networks: torch.Tensor) -> None:
+        self.problem, self.held = problem, [q[networks].clone() for q in problem.parameters]
+        self.first_row = torch.arange(len(networks), device=problem.device)[:, None] * ALPHABET
+        self.targets = torch.nn.functional.one_hot(problem.labels).float()[:, None]
+
+    def parameters(self) -> torch.Tensor:
+        return torch.cat([q.flatten(1) for q in self.held], 1)
+
+    def step(self, drawn: torch.Tensor, steps: int) -> None:
+        """drawn [N], a name each; steps: of the longest, or more."""
+        p, problem = self.held, self.problem
+        n, hidden, lr = len(drawn), problem.hidden, problem.lr
+        w1, u1, w2, u2 = (q.flatten(2) for q in (p[0], p[1], p[4], p[5]))  # [N, n_in, 3 H], the parameters' own memory
+        b1, c1, b2, c2 = (q.view(n, 1, -1) for q in (p[2], p[3], p[6], p[7]))
+        rows_of_w1 = w1.view(-1, 3 * hidden)
+        place = torch.arange(steps, device=drawn.device) - (steps - problem.lengths[drawn])[:, None]
         inside = (place >= 0).float()[:, :, None]
-        at = first_row + problem.letters[drawn].gather(1, place.clamp(min=0))
+        at = self.first_row + problem.letters[drawn].gather(1, place.clamp(min=0))
         x1 = rows_of_w1[at] + b1
         h1, gates1, m1 = forward(x1, inside, u1, c1)
         h2, gates2, m2 = forward(torch.baddbmm(b2, h1[:, 1:], w2), inside, u2, c2)
-        gradient = torch.softmax(torch.baddbmm(p[9][:, None], h2[:, -1:], p[8]), -1).sub_(targets[drawn])
+        gradient = torch.softmax(torch.baddbmm(p[9][:, None], h2[:, -1:], p[8]), -1).sub_(self.targets[drawn])
         d = torch.zeros_like(h2[:, 1:])
         d[:, -1:] = torch.bmm(gradient, p[8].mT)
         p[8].baddbmm_(h2[:, -1:].mT, gradient, alpha=-lr)
@@ -40,7 +46,14 @@ def train(problem: Names, networks: torch.Tensor) -> torch.Tensor:
         rows_of_w1.index_add_(0, at.flatten(), d_x.flatten(0, 1), alpha=-lr)
         b1.sub_(d_x.sum(1, keepdim=True), alpha=lr)
         step(u1, h1[:, :-1], d_s, c1, lr)
-    return torch.cat([q.flatten(1) for q in p], 1)
+
+
+@torch.inference_mode()
+def train(problem: Names, networks: torch.Tensor) -> torch.Tensor:
+    state = Networks(problem, networks)
+    for drawn in problem.drawn[networks].unbind(1):
+        state.step(drawn, int(problem.lengths[drawn].max()))
+    return state.parameters()
 
 
 def forward(x: torch.Tensor, inside: torch.Tensor, u: torch.Tensor, c: torch.Tensor) -> tuple[torch.Tensor, ...]:

@@ -29,6 +29,7 @@ from . import (
     correlation,
     gram,
     grams,
+    gru,
     heads,
     layers,
     meanpool,
@@ -36,10 +37,11 @@ from . import (
     philox,
     population,
     products,
+    recurrent,
     small,
 )
 
-MODULES = (batchnorm, convolution, correlation, grams, heads, layers, meanpool, mlp, philox, products, small)
+MODULES = batchnorm, convolution, correlation, grams, heads, layers, meanpool, mlp, philox, products, recurrent, small
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -69,6 +71,7 @@ CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, prec
     "plainnet5": ([1] * 4, [1] * 4, [0] * 4, population.PRECISIONS),
     "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], ("tf32", "ieee")),  # the defaults alone: compiling takes long
 }
+RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32, "gru2-16": 16}  # hidden units
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
     "mlp4-12288": [(12288, 500)],
@@ -123,13 +126,14 @@ def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
     """Every launch that NETWORKS' training and evaluation, the chain features of CHAINS and the correlations
     of UNITS make, and who makes it."""
     found: dict[Launch, str] = {}
-    modules = (correlation, mlp, cnn, philox, gram)
+    modules = (correlation, mlp, cnn, gru, philox, gram)
     replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
     ]
     walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
     walks += [(name, partial(_walk_cnn, *declared)) for name, declared in CONVOLUTIONAL.items()]
+    walks += [(name, partial(_walk_recurrent, hidden)) for name, hidden in RECURRENT.items()]
     walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
     walks += [(name, partial(_walk_units, *units)) for name, units in UNITS.items()]
     try:
@@ -162,6 +166,12 @@ def _walk_chain(weights: list[tuple[int, ...]], precision: str) -> None:
         gram.chain_gram(x, precision=precision)
         gram.head(x, torch.empty(50, D, D), precision=precision)
         gram.head_gradient(x, torch.ones(1, 50), precision=precision)
+
+
+def _walk_recurrent(hidden: int, precision: str) -> None:
+    """Train and evaluate one gru2 on two names, float32 whatever the others do."""
+    names, rows, lr = np.zeros((2, 3), np.uint8), np.arange(2), np.ones(1, np.float32)
+    list(gru.train_chunks(names, [(rows, rows, rows, rows)], [(0, 0)], 58, hidden, 2, lr, 1, 0, "cpu"))
 
 
 def _walk_units(units: int, samples: int, precision: str) -> None:

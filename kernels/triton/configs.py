@@ -49,6 +49,8 @@ def config(kernel: str, B: int, K: int, N: int, hip: bool = False) -> Config:
         return Config({"BK": min(64, K), "BN": min(32, N)}, warps if K >= 64 else 4, 2)
     if kernel == "update":
         return Config({"BK": min(64, K), "BN": min(64, N), "BB": min(32, B)}, 4, 2)
+    if kernel == "gru":
+        return Config({}, 8 if N > 32 else N // 16, 1)
     if kernel == "small":
         return Config({"BK": 16, "BB": min(16 if N > 64 else 32, B)}, 8, 2)
     raise KeyError(kernel)

@@ -4,7 +4,7 @@ import torch
 import triton
 import triton.language as tl
 
-INIT, ORDER, AUGMENT = 0, 1, 2
+INIT, ORDER, AUGMENT, SAMPLE = 0, 1, 2, 4
 BLOCK = 1024
 
 
@@ -56,7 +56,7 @@ def initial_weight(out, rows, columns, bound, item, jobs, key):
 
 def words(n, purpose, item, jobs, key):
     """The first n words of every network's stream: int64 [N, n], 0 .. 2^32 - 1. jobs int64 [N, 2]: task and repeat."""
-    out = torch.empty(len(jobs), n, dtype=torch.int64, device=jobs.device)
+    out = torch.zeros(len(jobs), n, dtype=torch.int64, device=jobs.device)  # aot's launches draw nothing: valid even so
     _words_kernel[len(jobs), triton.cdiv(n, BLOCK)](out, jobs, key, (purpose << 24) + item, n, BLOCK)
     return out
 
@@ -67,6 +67,13 @@ def batch_order(n, counts, epoch, jobs, key):
     keys = keys.masked_fill(torch.arange(n, device=jobs.device) >= counts[:, None], torch.iinfo(torch.int64).max)
     order = torch.sort(keys, dim=1).values & 0x7FFFFFFF
     return order.masked_fill(torch.arange(n, device=jobs.device) >= counts[:, None], -1)
+
+
+def sample(sizes, n, epoch, jobs, key):
+    """n draws of a class and a member of it, sizes int64 [N, classes]: two int64 [N, n]."""
+    draw = words(2 * n, SAMPLE, epoch, jobs, key).view(len(jobs), n, 2)
+    chosen = draw[..., 0] * sizes.shape[1] >> 32
+    return chosen, draw[..., 1] * sizes.gather(1, chosen) >> 32
 
 
 def augmentation(n, pad, epoch, jobs, key):
