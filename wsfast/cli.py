@@ -96,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
 
     connect = commands.add_parser(
         "connectivity",
-        help="loss on the straight lines between the networks of a task",
+        help="loss on straight lines between the networks of a task, as they came and aligned by weight matching",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     connect.add_argument("zoo", help="folder of a generated weight set")
@@ -304,11 +304,12 @@ def _cross(args: argparse.Namespace) -> int:
 
 
 def _connectivity(args: argparse.Namespace) -> int:
-    from . import connectivity
+    from . import align, connectivity
     from .files import writable_folder
 
     out = args.out and writable_folder(args.out)
-    result = connectivity(args.zoo, pairs=args.pairs, points=args.points, seed=args.seed, root=args.data_root)
+    options = {name: getattr(args, name) for name in ("pairs", "points", "seed")}
+    result = connectivity(args.zoo, align=lambda zoo, to: align(zoo, to).zoo, root=args.data_root, **options)
     if out:
         result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())

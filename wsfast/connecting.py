@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from . import backends, provenance
 from .asymmetry import gates
+from .events import Progress
 from .files import writable_folder, write_whole
 from .generation import untrained
 from .kernels.numba.threads import unordered
@@ -106,9 +106,7 @@ def connectivity(
     t = np.linspace(0, 1, points)
     run = _line(good.network, tasks, t, backend)
     curves: dict[tuple[str, str, str], np.ndarray] = {}
-    with tqdm(
-        total=len(lines) * len(drawn), desc="lines", unit="pair", disable=None if progress is None else not progress
-    ) as bar:
+    with Progress("connectivity", len(lines) * len(drawn), "line", progress) as said:
         for name, (start, end) in lines.items():
             found = np.empty((len(drawn), len(SPLITS), len(MEASURES), points))
 
@@ -117,7 +115,8 @@ def connectivity(
 
             for i, measured in unordered(one, range(len(drawn)), threads):
                 found[i] = measured
-                bar.update()
+                said.advance()
+                said.finished(line=name)
             curves |= {(name, s, m): found[:, k, j] for k, s in enumerate(SPLITS) for j, m in enumerate(MEASURES)}
     rows = [
         {"line": line, "split": split, "measure": measure, **_summary(line, curve, t)}
