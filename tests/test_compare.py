@@ -10,6 +10,7 @@ from wsfast.reference import gram
 
 import wsfast
 from wsfast import cli
+from wsfast.aligning import shuffled_units
 
 
 def mlp(seed, widths=(9, 7), d=6):
@@ -74,6 +75,20 @@ def test_convolutions():
     rows = wsfast.compare(net, net)
     assert [r["chain"] for r in rows] == [1, 2]
     assert rows[1]["cosine"] == pytest.approx(1, abs=1e-6)
+
+
+def test_recurrent_networks_in_another_order(tmp_path):
+    network = wsfast.network("gru2", (9, 12), 2, 7)
+    rng = np.random.default_rng(0)
+    parameters = {p.name: rng.standard_normal((3, *p.shape), np.float32) for p in network.parameters}
+    zoo = wsfast.WeightSet(network, parameters, np.zeros(3, int), np.arange(3))
+    other = shuffled_units(zoo, 1)
+    rows = wsfast.compare(zoo[0], other[0])
+    assert [row["chain"] for row in rows] == [1, 2, 3, 4]
+    assert [row["cosine"] for row in rows] == pytest.approx([1] * 4, abs=1e-6)
+    assert max(row["cosine"] for row in wsfast.compare(zoo[0], zoo[1])) < 0.99
+    found = wsfast.search(other[2], zoo.save(tmp_path / "zoo"), top=1)
+    assert [(row["chain"], row["network"]) for row in found] == [(chain, 2) for chain in (1, 2, 3, 4)]
 
 
 def test_bad_input(tmp_path, zoo, capsys):

@@ -1,12 +1,15 @@
 """How similar the weights of two networks are, chain by chain."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import backends
+from .chains import chain_factor
 from .importing import read_state
 from .weights import WeightSet
 
@@ -26,19 +29,20 @@ def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any
     positive rescaling between layers. Each lies in [0, 1]. ValueError where there is nothing to compare or the inputs
     differ in size.
     """
-    left, right = chain_weights(a, "compare: a"), chain_weights(b, "compare: b")
-    factor, kernel = (backends.load(op, backend) for op in ("chain_factor", "chain_kernel"))
+    left, right = chains_of(a, "compare: a", backend), chains_of(b, "compare: b", backend)
+    kernel = backends.load("chain_kernel", backend)
+
+    def cosine(x: np.ndarray, y: np.ndarray) -> float:
+        return float(kernel.chain_kernel(x, y, "factorised", True)[0, 0])
+
     found = []
-    for chain in range(1, min(len(left), len(right)) + 1):
-        sizes = [_rows(w[:chain]) for w in (left, right)]
-        if sizes[0] != sizes[1]:
-            raise ValueError(f"compare: chain {chain} has d = {sizes[0]} in a and {sizes[1]} in b: of different inputs")
-
-        def cosine(x: np.ndarray, y: np.ndarray) -> float:
-            return float(kernel.chain_kernel(x, y, "factorised", True)[0, 0])
-
-        x, y = (factor.chain_factor(w[:chain]) for w in (left, right))
-        unit = [factor.chain_factor(w[:chain], column_normalize=True) for w in (left, right)]
+    for chain in range(1, min(left.count, right.count) + 1):
+        x, y = (each.factor(chain) for each in (left, right))
+        if x.shape[1] != y.shape[1]:
+            raise ValueError(
+                f"compare: chain {chain} has d = {x.shape[1]} in a and {y.shape[1]} in b: of different inputs"
+            )
+        unit = [each.factor(chain, column_normalize=True) for each in (left, right)]
         centred = [z - z.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32) for z in (x, y)]
         found.append(
             {"chain": chain, "cosine": cosine(x, y), "centred": cosine(*centred), "unit_columns": cosine(*unit)}
@@ -52,20 +56,27 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join([head, *(f"{r['chain']:>5} " + " ".join(f"{r[c]:>12.4f}" for c in COLUMNS) for r in rows)])
 
 
-def _rows(weights: list[np.ndarray]) -> int:
-    d = int(np.prod(weights[0].shape[1:-1]))
-    return d * int(np.prod([np.prod(w.shape[2:-1]) for w in weights[1:]]))
+@dataclass(frozen=True)
+class Chains:
+    """One network's chains: how many, and factor(chain, column_normalize=False) -> X [1, d, r]."""
+
+    count: int
+    factor: Callable[..., np.ndarray]
 
 
-def chain_weights(network: Any, name: str) -> list[np.ndarray]:
-    """The chain's weights, each [1, n_in, ..., n_out] float32."""
+def chains_of(network: Any, name: str, backend: str | None) -> Chains:
+    """The chains of a network as `compare` takes it; name: for messages."""
     if isinstance(network, WeightSet):
         if len(network) != 1:
             raise ValueError(f"{name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
-        chains = network.network.chains
-        if any(chain != chains[-1][:k] for k, chain in enumerate(chains, 1)):
-            raise ValueError(f"{name}: chains of {network.network.name} do not continue one another (use chain_kernel)")
-        return [network.parameters[p.name] for p in network.network.chain(len(chains))]
+        return Chains(len(network.network.chains), partial(chain_factor, network, backend=backend))
+    weights = _weights(network, name)
+    op = backends.load("chain_factor", backend)
+    return Chains(len(weights), lambda chain, **options: op.host(op.chain_factor(weights[:chain], **options)))
+
+
+def _weights(network: Any, name: str) -> list[np.ndarray]:
+    """Weights that continue one another, each [1, n_in, ..., n_out] float32."""
     if isinstance(network, (str, Path)):
         state: Mapping[str, Any] = read_state(network, name)
     elif isinstance(network, Mapping):

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import backends
 from .chains import chain_factor, chain_width, cheaper_form
-from .comparing import chain_weights
+from .comparing import Chains, chains_of
 from .storage import load
 from .weights import WeightSet
 
@@ -29,13 +29,13 @@ def search(query: Any, zoo: Any, *, top: int = 10, backend: str | None = None) -
         if not isinstance(zoo, (str, Path)):
             raise TypeError(f"search: zoo must be a WeightSet or its folder, got {type(zoo).__name__}")
         zoo = load(zoo)
-    weights = chain_weights(query, "query")
+    asked = chains_of(query, "query", backend)
     usable = np.flatnonzero(~zoo.diverged)
     if not len(usable):
         raise ValueError(f"search: none of the set's {len(zoo)} networks is usable")
     found = []
-    for chain in range(1, min(len(weights), len(zoo.network.chains)) + 1):
-        cosine = _cosines(weights[:chain], zoo, usable, chain, backend)
+    for chain in range(1, min(asked.count, len(zoo.network.chains)) + 1):
+        cosine = _cosines(asked, zoo, usable, chain, backend)
         for rank, i in enumerate(np.argsort(-cosine, kind="stable")[:top], 1):
             at = int(usable[i])
             task = int(zoo.labels[at])
@@ -53,10 +53,8 @@ def search(query: Any, zoo: Any, *, top: int = 10, backend: str | None = None) -
     return found
 
 
-def _cosines(
-    weights: list[np.ndarray], zoo: WeightSet, usable: np.ndarray, chain: int, backend: str | None
-) -> np.ndarray:
-    x = backends.load("chain_factor", backend).chain_factor(weights)
+def _cosines(asked: Chains, zoo: WeightSet, usable: np.ndarray, chain: int, backend: str | None) -> np.ndarray:
+    x = asked.factor(chain)
     d, r = chain_width(zoo, chain), zoo.network.chain(chain)[-1].shape[-1]
     if x.shape[1] != d:
         raise ValueError(f"search: chain {chain} has d = {x.shape[1]} in the query and {d} in the set")
