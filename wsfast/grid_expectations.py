@@ -32,7 +32,7 @@ def judged(cells: Sequence[dict[str, Any]], columns: Sequence[dict[str, Any]]) -
 
     cells: column, features, protocol, shuffled, errors, n, accuracy, chance; of classification also by_task, a list of
     accuracies. columns: name, barrier: {"naive": {"by_task": a list}}. A verdict is "not decided" where the interval
-    allows both.
+    allows both. What nothing is drawn for, a change by shuffling, has the range over its cells for an interval.
     """
     known = {(c["column"], c["features"], c["protocol"], c["shuffled"]): c for c in cells}
     rows = []

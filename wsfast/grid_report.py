@@ -51,7 +51,7 @@ def table(n: dict[str, Any]) -> str:
 
 
 def _row(title: str, protocol: str, values: list[str]) -> str:
-    return f"{title:<28} {protocol:<15}" + "".join(f"{v:>20}" for v in values)
+    return f"{title:<28} {protocol:<15}" + "".join(f"{v:>22}" for v in values)
 
 
 def _own(n: dict[str, Any], features: str, protocol: str, shuffled: bool) -> list[dict[str, Any]]:
@@ -79,7 +79,7 @@ def grid_html(n: dict[str, Any]) -> str:
         "<h2>How often is a network's task found?</h2>",
         f"<div class=wide>{heat_map(n)}</div>",
         "<p class=note>Accuracy in %, with its exact 95 % interval. Below each name: the midpoint barrier, as the "
-        "networks came and aligned. In every second map the same networks have their hidden units in a random order.</p>",
+        "networks came and aligned. In every second map each network's hidden units are in a random order.</p>",
         "<h2>All numbers</h2>",
         f"<div class=wide><pre>{escape(table(n))}</pre></div>",
         "<h2>How to read this</h2>",

@@ -102,7 +102,9 @@ def grid(
         raise ValueError(f"grid: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     width, recipe = width or tasks.width, recipe or replace(tasks.recipe, lr=SLOWER * tasks.recipe.lr)
     if len(tasks) < 5:
-        raise ValueError(f"grid: want at least 5 tasks, so that retrieval learns 3 (2 rank nothing), got {len(tasks)}")
+        raise ValueError(
+            f"grid: want at least 5 tasks, so that retrieval learns 3 (logits of 2 rank nothing), got {len(tasks)}"
+        )
     symmetric = network("mlp4", tasks.shape, tasks.classes, width)
     symmetric.chain(chain)  # refuses one that the network does not have, before anything is trained
     columns, cells = [], []
@@ -124,7 +126,8 @@ def grid(
             said.advance()
             said.finished(diverged=len(zoo) - len(good))
     numbers = {"schema": SCHEMA, "data": tasks.name, "tasks": len(tasks), "repeats": repeats, "chain": chain}
-    numbers |= {"pairs": pairs, "classifier": classifier, "seed": seed, "width": width, "recipe": recipe.to_dict()}
+    numbers |= {"pairs": pairs, "classifier": classifier, "seed": seed, "recipe": recipe.to_dict()}
+    numbers["width"] = symmetric.groups["hidden1"]
     numbers |= {**provenance.record("cpu"), "columns": columns, "cells": cells, "expectations": judged(cells, columns)}
     return Grid({**numbers, "seconds": time.perf_counter() - start})
 
