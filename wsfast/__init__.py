@@ -14,6 +14,7 @@ from .connecting import connectivity  # noqa: E402
 from .converging import convergence  # noqa: E402
 from .crossing import cross  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
+from .gridding import grid  # noqa: E402
 from .network import Network, network  # noqa: E402
 from .recipe import Recipe  # noqa: E402
 from .searching import search  # noqa: E402
@@ -39,6 +40,7 @@ __all__ = [
     "convergence",
     "cross",
     "generate",
+    "grid",
     "network",
     "search",
     "study",

@@ -129,6 +129,23 @@ def parser() -> argparse.ArgumentParser:
     converge.add_argument("--out", help="folder for converge.json and converge.html (default: runs/ZOO)")
     converge.add_argument("--json", action="store_true", help="print converge.json instead of the table")
 
+    grid = commands.add_parser(
+        "grid",
+        help="features against standard and asymmetric networks: is it the order of units that breaks raw weights?",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    grid.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
+    grid.add_argument("--tasks", type=int, default=20, help="the first so many tasks")
+    grid.add_argument("--repeats", type=int, default=20, help="networks per task and column")
+    grid.add_argument("--chain", type=int, default=2, help="whose layers all features are of")
+    grid.add_argument("--pairs", type=int, default=5, help="of networks, a task, on whose lines barriers are measured")
+    grid.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
+    grid.add_argument("--seed", type=int, default=0, help="of networks, splits, pairs and orders")
+    grid.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
+    grid.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
+    grid.add_argument("--out", help="folder for grid.json and grid.html (default: runs/grid-DATA)")
+    grid.add_argument("--json", action="store_true", help="print grid.json instead of the table")
+
     info = commands.add_parser("info", help="of a stored weight set, or versions, backends and data on this machine")
     info.add_argument("zoo", nargs="?", help="folder of a weight set")
     info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
@@ -337,6 +354,18 @@ def _converge(args: argparse.Namespace) -> int:
     return 0
 
 
+def _grid(args: argparse.Namespace) -> int:
+    from . import grid, tasks
+    from .files import writable_folder
+
+    out = writable_folder(args.out or f"runs/grid-{args.data}")
+    options = {name: getattr(args, name) for name in ("repeats", "chain", "pairs", "classifier", "seed", "width")}
+    result = grid(tasks(args.data, n=args.tasks, root=args.data_root), **options)
+    report = result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else f"{result.table()}\n\nreport: {report}")
+    return 0
+
+
 def _info(args: argparse.Namespace) -> int:
     from . import describing, provenance
     from .datasets import data_root, found
@@ -386,5 +415,6 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "connectivity": _connectivity,
     "search": _search,
     "converge": _converge,
+    "grid": _grid,
     "info": _info,
 }
