@@ -1,4 +1,4 @@
-"""The command line: wsfast study, generate, verify, compare, search, info."""
+"""The command line: a subcommand an activity, each a call of the public function behind it."""
 
 import argparse
 import json

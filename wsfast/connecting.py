@@ -104,7 +104,7 @@ def connectivity(
             raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
         lines["aligned"] = (a, aligned)
     t = np.linspace(0, 1, points)
-    run = _line(good.network, tasks, t, backend)
+    run = along_lines(good.network, tasks, t, backend)
     curves: dict[tuple[str, str, str], np.ndarray] = {}
     with Progress("connectivity", len(lines) * len(drawn), "line", progress) as said:
         for name, (start, end) in lines.items():
@@ -162,7 +162,7 @@ def _checked(zoo: WeightSet, pairs: np.ndarray) -> np.ndarray:
     return pairs.astype(np.int64)
 
 
-def _line(
+def along_lines(
     network: Network, tasks: TaskSet, points: np.ndarray, backend: str | None
 ) -> Callable[[WeightSet, WeightSet], np.ndarray]:
     """run(start, end), two sets of one network and task -> loss and error along their line [splits, measures, L]."""

@@ -11,7 +11,7 @@ from scipy import stats
 
 from . import provenance
 from .aligning import align
-from .connecting import _line, draw_pairs
+from .connecting import along_lines, draw_pairs
 from .events import Progress
 from .files import writable_folder, write_whole
 from .generation import generate
@@ -166,7 +166,7 @@ def _barriers(
     drawn = draw_pairs(zoo.labels, pairs, seed)
     a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
     ends: dict[str, WeightSet | None] = {"naive": b, "aligned": align(b, a).zoo if zoo.network.groups else None}
-    run = _line(zoo.network, tasks, MIDDLE, None)
+    run = along_lines(zoo.network, tasks, MIDDLE, None)
 
     def measured(end: WeightSet) -> dict[str, Any]:
         found = np.empty((len(a), len(MIDDLE)))
