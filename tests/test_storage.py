@@ -198,6 +198,21 @@ def test_any_change_to_a_shards_header_is_refused_or_harmless(stored, at, change
         shard.write_bytes(whole)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("units", 10**6), ("units", 7.0), ("seed", -1), ("scale", "1"), ("item", None)]
+)
+def test_a_gate_is_made_from_sound_numbers_only(tmp_path, name, value):
+    network = wsfast.network("mlp4-sigma", (6,), 2, 7)
+    arrays = {p.name: np.zeros((1, *p.shape), np.float32) for p in network.parameters}
+    wsfast.WeightSet(network, arrays, np.zeros(1, int), np.zeros(1, int)).save(tmp_path)
+    assert wsfast.WeightSet.open(tmp_path).network == network
+    manifest = json.loads((tmp_path / "manifest.json").read_text())
+    next(layer for layer in manifest["network"]["layers"] if layer["op"] == "figlu")["options"][name] = value
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="wanted a gate"):
+        wsfast.WeightSet.open(tmp_path)
+
+
 def test_a_set_larger_than_memory_opens(tmp_path):
     """43 GB as the paper's 5,000 networks, all zeros that a sparse file does not store; 0.03 s on 2 cores."""
     network = wsfast.network("mlp4", (3072,), 2, 500)

@@ -152,5 +152,15 @@ def _check(network: Network) -> None:
         _want(isinstance(p.torch_shape, tuple), f"{p.name}'s shape in torch", p.torch_shape)
         for size in p.torch_shape:
             _count(size, f"{p.name}'s shape in torch")
+    units = 0
+    for layer in network.layers:
+        if layer.op in ("linear", "conv") and layer.parameters:
+            units = layer.parameters[0].shape[-1]
+        if layer.op == "figlu":  # its matrix is made from them
+            _want(layer.options.keys() == {"units", "scale", "seed", "item"}, "a gate's options", layer.options)
+            sizes, scale = [layer.options[key] for key in ("units", "seed", "item")], layer.options["scale"]
+            _want(all(type(n) is int and 0 <= n < 2**64 for n in sizes), "a gate's numbers", layer.options)
+            _want(sizes[0] == units, f"a gate of {units} units", layer.options)
+            _want(type(scale) in (int, float) and math.isfinite(scale), "a gate's scale", scale)
     for chain in network.chains:
         _want(chain and set(chain) <= set(names), "chains of the network's parameters", chain)
