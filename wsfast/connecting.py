@@ -1,6 +1,5 @@
 """Are networks of one task joined by a straight line of low loss? Barriers between pairs, and the way from init."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,11 +10,11 @@ import numpy as np
 from . import backends, provenance
 from .asymmetry import gates
 from .events import Progress
-from .files import writable_folder, write_whole
 from .generation import untrained
 from .kernels.numba.threads import unordered
 from .network import Network, cnn_layers, mlp_layers
 from .reference.interpolate import barrier, monotonicity
+from .result import Result
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
 from .weights import WeightSet, usable
@@ -28,32 +27,23 @@ Align = Callable[[WeightSet, WeightSet], WeightSet]
 
 
 @dataclass
-class ConnectivityResult:
+class ConnectivityResult(Result):
     """numbers: as in connectivity.json. pairs: int64 [P, 2], positions in the set (drawn ones: without its diverged
     networks); points: t, float64 [L]; curves: (line, "train" or "test", "loss" or "error") -> float64 [P, L]; the lines
     are "naive", "aligned" and "init", from a pair's second network at initialisation to that network."""
 
-    numbers: dict[str, Any]
+    FILES = ("connectivity.json", "barriers.svg")
     pairs: np.ndarray
     points: np.ndarray
     curves: dict[tuple[str, str, str], np.ndarray] = field(default_factory=dict)
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of connectivity.json."""
-        return self.numbers
-
     def table(self) -> str:
-        """Barriers and monotonicity as text."""
         return table(self.numbers)
 
-    def save(self, out: str | Path) -> Path:
-        """Write connectivity.json and barriers.svg into a folder, each whole or not at all; returns the folder."""
+    def drawn(self) -> str:
         from .figures import barriers
 
-        folder = writable_folder(out)
-        write_whole(folder / "barriers.svg", barriers(self))
-        write_whole(folder / "connectivity.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
-        return folder
+        return barriers(self)
 
 
 def connectivity(

@@ -1,6 +1,5 @@
 """Do networks trained apart learn the same units? Convergent learning, layer by layer, over many pairs of networks."""
 
-import json
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,10 +12,10 @@ from threadpoolctl import threadpool_limits
 from . import backends, provenance
 from .activations import activations, hidden_outputs
 from .events import Progress
-from .files import writable_folder, write_whole
 from .generation import untrained
 from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
+from .result import Result
 from .taskset import TaskSet
 from .verifying import trained_on
 from .weights import WeightSet
@@ -28,35 +27,26 @@ RUN = 256 << 20  # bytes of one score of the pairs in work
 
 
 @dataclass
-class Convergence:
+class Convergence(Result):
     """A measurement's numbers (to_dict, as in converge.json) and what its figures are drawn from.
 
     curves: (pairs, layer) -> float64 [2, units], correlations with the best and with the one-to-one partner, each
-    sorted and averaged over pairs. map: layer, correlations [U, V] of one pair of a task, its units' clusters.
+    sorted and averaged over pairs. map: layer, correlations [U, V] of one pair of a task, its units" clusters.
     """
 
-    numbers: dict[str, Any]
+    FILES = ("converge.json", "converge.html")
     curves: dict[tuple[str, str], np.ndarray]
     map: tuple[str, np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of converge.json."""
-        return self.numbers
-
     def table(self) -> str:
-        """Every layer and kind of pairs as text."""
         from .converge_report import table
 
         return table(self.numbers)
 
-    def save(self, out: str | Path) -> Path:
-        """Write converge.json and converge.html into a folder, each whole or not at all; returns the page's path."""
+    def drawn(self) -> str:
         from .converge_report import converge_html
 
-        folder = writable_folder(out)
-        write_whole(folder / "converge.html", converge_html(self))
-        write_whole(folder / "converge.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
-        return folder / "converge.html"
+        return converge_html(self)
 
 
 def convergence(

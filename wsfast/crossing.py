@@ -1,6 +1,5 @@
 """Does a weight classifier trained on one set know the tasks of another? The paper's cross-network validation."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ import numpy as np
 from . import inference, provenance
 from .chains import chain_shape, feature_kernel
 from .events import Progress
-from .files import writable_folder, write_whole
 from .protocols import CLASSIFIERS, Outcome, classification_split, classify, fit, rank, retrieval_split
+from .result import Result
 from .rows import RESAMPLES, counts
 from .table import TITLES, interval, percent
 from .weights import WeightSet, usable
@@ -25,27 +24,18 @@ SETS = ("a", "b")
 
 
 @dataclass
-class CrossResult:
+class CrossResult(Result):
     """What cross found: numbers as in cross.json."""
 
-    numbers: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of cross.json."""
-        return self.numbers
+    FILES = ("cross.json", "cross.svg")
 
     def table(self) -> str:
-        """Accuracies, drops and their tests as text."""
         return table(self.numbers)
 
-    def save(self, out: str | Path) -> Path:
-        """Write cross.json and cross.svg into a folder, each whole or not at all; returns the folder."""
+    def drawn(self) -> str:
         from .figures import crossing
 
-        folder = writable_folder(out)
-        write_whole(folder / "cross.svg", crossing(self.numbers))
-        write_whole(folder / "cross.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
-        return folder
+        return crossing(self.numbers)
 
 
 def cross(

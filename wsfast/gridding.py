@@ -1,9 +1,7 @@
 """Is it the order of hidden units that breaks raw weights? Features against kinds of networks, in one grid."""
 
-import json
 import time
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +11,6 @@ from . import provenance
 from .aligning import align
 from .connecting import along_lines, draw_pairs
 from .events import Progress
-from .files import writable_folder, write_whole
 from .generation import generate
 from .grid_expectations import judged
 from .grid_features import Sides, kernels, sides
@@ -22,6 +19,7 @@ from .network import network
 from .protocols import CLASSIFIERS, Outcome, classification, retrieval
 from .recipe import Recipe
 from .reference.interpolate import barrier
+from .result import Result
 from .rows import RESAMPLES, counts
 from .shared_start import shared_start
 from .taskset import TaskSet
@@ -41,29 +39,20 @@ MIDDLE = np.array([0, 0.5, 1])
 
 
 @dataclass
-class Grid:
+class Grid(Result):
     """numbers: as in grid.json."""
 
-    numbers: dict[str, Any]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The content of grid.json."""
-        return self.numbers
+    FILES = ("grid.json", "grid.html")
 
     def table(self) -> str:
-        """Every cell and every expectation as text."""
         from .grid_report import table
 
         return table(self.numbers)
 
-    def save(self, out: str | Path) -> Path:
-        """Write grid.json and grid.html into a folder, each whole or not at all; returns the page's path."""
+    def drawn(self) -> str:
         from .grid_report import grid_html
 
-        folder = writable_folder(out)
-        write_whole(folder / "grid.html", grid_html(self.numbers))
-        write_whole(folder / "grid.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
-        return folder / "grid.html"
+        return grid_html(self.numbers)
 
 
 def grid(

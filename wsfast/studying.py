@@ -1,12 +1,10 @@
 """Hypothesis-training-testing on a weight set: every chain, both protocols, the controls, the verdict."""
 
-import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +14,10 @@ from .chains import feature_kernel, features_of
 from .controls import against_chance, split_one_task
 from .distance import permanova, spread
 from .events import Progress
-from .files import writable_folder, write_whole
 from .generation import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
 from .protocols import CLASSIFIERS, classification, permutation_test, retrieval_split
+from .result import Result
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
 from .table import TITLES, table
 from .weights import WeightSet, usable
@@ -28,36 +26,27 @@ SCHEMA = 1
 
 
 @dataclass
-class StudyResult:
+class StudyResult(Result):
     """A study's numbers (to_dict, as in results.json) and what its figures are drawn from.
 
     kernel: the cosine kernel of the middle chain, float64 [N, N]; labels int [N]; curves: (features, chain, classifier)
     -> CMC; loss: training loss [N, epochs], empty for imported sets.
     """
 
-    numbers: dict[str, Any]
+    FILES = ("results.json", "report.html")
     kernel: np.ndarray
     kernel_chain: int
     labels: np.ndarray
     curves: dict[tuple[str, int, str], np.ndarray] = field(default_factory=dict)
     loss: np.ndarray = field(default_factory=lambda: np.empty((0, 0)))
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of results.json."""
-        return self.numbers
-
     def table(self) -> str:
-        """The cells, controls and verdict as text."""
         return table(self.numbers)
 
-    def save(self, out: str | Path) -> Path:
-        """Write results.json and report.html into a folder, each whole or not at all; returns the report's path."""
+    def drawn(self) -> str:
         from .report import report_html
 
-        folder = writable_folder(out)
-        write_whole(folder / "report.html", report_html(self))
-        write_whole(folder / "results.json", json.dumps(self.numbers, indent=1, allow_nan=False) + "\n")
-        return folder / "report.html"
+        return report_html(self)
 
 
 class _Features:
