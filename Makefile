@@ -10,7 +10,7 @@ study: $(READY)
 	$(VENV)/bin/wsfast study
 
 test: $(READY)
-	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadgroup \
+	$(PY) -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile \
 		--cov=wsfast --cov=reference --cov-report=term:skip-covered --cov-fail-under=90
 
 bench: $(READY)

@@ -19,7 +19,6 @@ from wsfast import chains, cli, cluster, generation, storage
 from wsfast.protocols import permutation_test
 
 ray = pytest.importorskip("ray")
-pytestmark = pytest.mark.xdist_group("cluster")
 
 CALL = {"repeats": 10, "width": 24, "progress": False}
 SOON = 60.0  # seconds that a thing of moments is waited for
