@@ -203,7 +203,9 @@ def test_a_device_that_fails_has_an_exit_code_of_its_own(tmp_path, capsys, monke
 
     monkeypatch.setattr("wsfast.generation._on_cpu", fails)
     assert cli.main(["generate", "--out", str(tmp_path)]) == 3
-    assert "networks 3 to 7" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.endswith("wsfast: CUDA error in networks 3 to 7\n")
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "3    the device or the cluster failed" in capsys.readouterr().out

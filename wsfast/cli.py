@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -164,7 +165,7 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
     command.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
     command.add_argument("--dry-run", action="store_true", help="print plan, sizes and time; train and write nothing")
-    command.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: tf32x3)")
+    command.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: the network's)")
     command.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     command.add_argument(
         "--engine", default="local", choices=ENGINES, help="ray: a cluster (pip install 'wsfast[ray]')"
@@ -184,6 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (ValueError, OSError, ImportError) as error:
             code, said = 2, str(error)
         except RuntimeError as error:
+            traceback.print_exc()  # a device, a cluster, or a mistake of ours: the message alone would not tell
             code, said = 3, str(error)
         except KeyboardInterrupt as stop:
             left = "the same command goes on with them" if args.command == "generate" else "nothing was written"
