@@ -165,7 +165,9 @@ def _add_training(command: argparse.ArgumentParser) -> None:
     command.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
     command.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
     command.add_argument("--dry-run", action="store_true", help="print plan, sizes and time; train and write nothing")
-    command.add_argument("--precision", choices=PRECISIONS["triton"], help="of triton's products (default: the network's)")
+    command.add_argument(
+        "--precision", choices=PRECISIONS["triton"], help="of triton's products (default: the network's)"
+    )
     command.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     command.add_argument(
         "--engine", default="local", choices=ENGINES, help="ray: a cluster (pip install 'wsfast[ray]')"
