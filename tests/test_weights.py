@@ -194,6 +194,63 @@ def test_unfinished_and_unlike_convolutional_networks_are_refused():
         WeightSet.from_torch([Doubled()])
 
 
+class Names(nn.Module):
+    """A recurrent classifier as people write them, its two layers in one nn.GRU or in two."""
+
+    def __init__(self, together=True, head=7, last=-1, **options):
+        super().__init__()
+        options = {"batch_first": True, **options}
+        self.rnn = nn.GRU(11, 7, 2, **options) if together else nn.GRU(11, 7, **options)
+        self.second = nn.Identity() if together else nn.GRU(7, 7, batch_first=True)
+        self.drop, self.head, self.last = nn.Dropout(), nn.Linear(head, 3), last
+
+    def forward(self, x):
+        x = self.rnn(x)[0]
+        x = x if isinstance(self.second, nn.Identity) else self.second(x)[0]
+        return self.head(self.drop(x)[:, self.last])
+
+
+@pytest.mark.parametrize("together", [True, False])
+def test_anyones_recurrent_networks_keep_their_outputs(together):
+    torch.manual_seed(together)
+    models = [Names(together), Names(together)]
+    zoo = WeightSet.from_torch(models, labels=[0, 1])
+    assert (zoo.network.input_shape, zoo.network.classes, len(zoo.network.chains)) == ((20, 11), 3, 4)
+    x = torch.randn(5, 9, 11, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        np.testing.assert_allclose(zoo.to_torch(1)(x), models[1].eval()(x), atol=1e-6)
+    back = WeightSet.from_torch([zoo.to_torch(i) for i in range(2)])
+    for name, array in zoo.parameters.items():
+        np.testing.assert_array_equal(back.parameters[name], array)
+    assert [row["cosine"] for row in wsfast.compare(models[0], zoo[0])] == pytest.approx([1] * 4, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("model", "why"),
+    [
+        (Names(bidirectional=True), r"cannot read layer 'rnn' .GRU.: bidirectional True, want False"),
+        (Names(bias=False), r"cannot read layer 'rnn' .GRU.: bias False, want True"),
+        (Names(head=8), r"cannot read layer 'head' .Linear.: in_features 8, want 7"),
+        (Names(last=0), r"does not compute what its layers say"),
+        (nn.Sequential(nn.GRU(4, 5, 3), nn.Linear(5, 2)), r"cannot read layer '0' .GRU.: num_layers 3 after 0"),
+        (nn.Sequential(nn.GRU(4, 5), nn.GRU(5, 6)), r"cannot read layer '1' .GRU.: hidden_size 6, want 5"),
+        (nn.Sequential(nn.GRU(4, 5), nn.Linear(5, 2)), r"has 1 GRU layers, want two"),
+        (nn.Sequential(nn.Linear(4, 4), nn.GRU(4, 5, 2)), r"cannot read layer '0' .Linear.: it stands before the GRU"),
+        (
+            nn.Sequential(nn.GRU(4, 5, 2), nn.Linear(5, 2), nn.ReLU()),
+            r"cannot read layer '2' .ReLU.: it follows the Lin",
+        ),
+        (
+            nn.Sequential(nn.LSTM(4, 5, 2), nn.Linear(5, 2)),
+            r"cannot read layer '0' .LSTM.: no such layer is known here",
+        ),
+    ],
+)
+def test_recurrent_networks_that_cannot_be_read_are_refused(model, why):
+    with pytest.raises(ValueError, match=r"from_torch: model 0:? " + why):
+        WeightSet.from_torch([model])
+
+
 def test_what_cannot_be_read_is_refused():
     with pytest.raises(ValueError, match=r"at least one model"):
         WeightSet.from_torch([])

@@ -21,7 +21,8 @@ def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any
 
     a, b: an nn.Module, a state dict, the path of a file that holds one, or a WeightSet of one network. The weights of a
     module, a state dict or a file are its linear layers and 3x3 convolutions in their order; the last one is taken for
-    the classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over.
+    the classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over. A recurrent
+    nn.Module is read by `WeightSet.from_torch`.
 
     One dict a chain that both have: chain (1, 2, ...); cosine, <G_a, G_b> / (|G_a| |G_b|) of the chain Grams (arXiv
     2208.04369, eq. 18); centred, the same of Grams centred over the inputs (linear CKA between the two maps' rows,
@@ -66,6 +67,8 @@ class Chains:
 
 def chains_of(network: Any, name: str, backend: str | None) -> Chains:
     """The chains of a network as `compare` takes it; name: for messages."""
+    if any(hasattr(m, "weight_hh_l0") for m in getattr(network, "modules", tuple)()):
+        network = WeightSet.from_torch([network])
     if isinstance(network, WeightSet):
         if len(network) != 1:
             raise ValueError(f"{name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")

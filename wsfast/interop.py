@@ -10,6 +10,7 @@ import torch
 from torch import fx, nn
 
 from .interop_cnn import SKIPPED, read_cnn
+from .interop_gru import read_gru
 from .modules import to_module
 from .network import Network, fully_connected, mlp
 
@@ -22,9 +23,9 @@ def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.nda
     A model is read layer by layer in the order of its modules: Flatten, Linear, ReLU, LeakyReLU; Dropout and Identity
     are passed over. One with BatchNorm1d (after the activation) is read from its torch.fx trace instead, which shows
     residual sums: Linear, activation, BatchNorm1d, + an earlier layer's output, in this order. One with convolutions is
-    read by `wsfast.interop_cnn`. Every model is then rebuilt from what was read and both must give the same outputs to
-    1e-6 in eval mode, so a model whose `forward` does something else is refused. ValueError names the layer that cannot
-    be read.
+    read by `wsfast.interop_cnn`, one with a GRU by `wsfast.interop_gru`. Every model is then rebuilt from what was read
+    and both must give the same outputs to 1e-6 in eval mode, so a model whose `forward` does something else is refused.
+    ValueError names the layer that cannot be read.
     """
     if not models:
         raise ValueError("from_torch: want at least one model, got none")
@@ -45,11 +46,13 @@ def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.nda
     return network, stacked
 
 
-def _read(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
-    """The declaration, and the modules that hold the parameters of its layers."""
+def _read(model: nn.Module, where: str) -> tuple[Network, Sequence[Any]]:
+    """The declaration, and what holds the parameters of its layers."""
     found = [m for _, m in model.named_modules(remove_duplicate=False)]
     if any(isinstance(m, nn.Conv2d) for m in found):
         return read_cnn(model, where)
+    if any(isinstance(m, nn.RNNBase) for m in found):
+        return read_gru(model, where)
     linears = [m for m in found if isinstance(m, nn.Linear)]
     if not linears:
         raise ValueError(f"from_torch: {where} has no Linear layer (want a fully connected network)")

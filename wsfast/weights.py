@@ -97,9 +97,10 @@ class WeightSet:
         """A set of torch networks of one shape; labels [N] integers, zeros where None.
 
         nn.Modules: fully connected ones of Linear, ReLU, LeakyReLU, BatchNorm1d and sums, convolutional ones of units
-        like plainnet5's, a global mean pool and a Linear. Each must compute what its layers say: its outputs are
-        compared with the rebuilt network's to 1e-6. A state dict must hold linear layers alone, in their order; its
-        activations are not known and taken for ReLU (chains do not depend on them), and hidden widths may differ.
+        like plainnet5's, a global mean pool and a Linear, recurrent ones of two GRU layers and a Linear. Each must
+        compute what its layers say: its outputs are compared with the rebuilt network's to 1e-6. A state dict must hold
+        linear layers alone, in their order; its activations are not known and taken for ReLU (chains do not depend on
+        them), and hidden widths may differ.
         ValueError names the model and the layer that cannot be read.
         """
         from .importing import from_states
