@@ -29,7 +29,8 @@ class Contender:
 @dataclass
 class Contest:
     """unit_flop: operations of one unit by formula, the same for all, None where they differ; goal: how many times the
-    best peer's speed; limit: of the worst error; rounds: fewer where one takes long."""
+    speed of the contender `over`, the best peer where None; limit: of the worst error; rounds: fewer where one takes
+    long."""
 
     suite: str
     case: str
@@ -38,6 +39,7 @@ class Contest:
     limit: float
     contenders: list[Contender]
     rounds: int = ROUNDS
+    over: str | None = None
 
     def __post_init__(self) -> None:
         wrong = [f"{c.name} errs {c.worst:.1e}" for c in self.contenders if not c.worst <= self.limit]
@@ -53,7 +55,8 @@ class Contest:
 
     def rows(self, peak: float) -> list[dict[str, Any]]:
         """One row a contender; seconds are of one unit; ratio is the best peer's median time over this one's."""
-        best = min(np.median(c.seconds) for c in self.contenders if c.name != OURS)
+        medians = {c.name: float(np.median(c.seconds)) for c in self.contenders}
+        best = min(seconds for name, seconds in medians.items() if name != OURS)
         rows = []
         for c in self.contenders:
             q1, median, q3 = np.quantile(c.seconds, (0.25, 0.5, 0.75)).tolist()
@@ -68,7 +71,10 @@ class Contest:
                 "gflops": rate,
                 "share": rate and rate / peak,
             }
-            rows.append(row | {"ratio": best / median, "goal": self.goal if c.name == OURS else None})
+            row |= {"ratio": best / median, "goal": self.goal if c.name == OURS else None}
+            if row["goal"] and self.over:
+                row |= {"goal_over": self.over, "goal_ratio": medians[self.over] / median}
+            rows.append(row)
         return rows
 
 

@@ -30,7 +30,9 @@ def duration(seconds: float) -> str:
 def goal(row: dict[str, Any]) -> str:
     if row["goal"] is None:
         return ""
-    return f"{row['goal']:g}: {'met' if row['ratio'] >= row['goal'] else 'missed'}"
+    reached = row.get("goal_ratio", row["ratio"])
+    over = f" x {row['goal_over']} ({reached:.1f})" if "goal_over" in row else ""
+    return f"{row['goal']:g}{over}: {'met' if reached >= row['goal'] else 'missed'}"
 
 
 def tables(rows: list[dict[str, Any]]) -> str:
