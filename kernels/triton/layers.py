@@ -156,6 +156,8 @@ def _first_kernel(x_ptr, bases_ptr, offsets_ptr, counts_ptr, scale_ptr, shift_pt
             z = _dot(x, w, z, PRECISION)
     if FORWARD:  # noqa: SIM102 - a constant, n is not: one condition of both would be compiled without z
         if n > 0:
+            if UPDATE:
+                tl.debug_barrier()  # the bias's new values are in memory
             z += tl.load(b_ptr + net * N + columns)[None, :]
             _finish(z, at, net * 4 * N + columns, net * 2 * N + columns, b < n, n, slope, a_ptr, y_ptr, y_ptr,
                     norm_ptr, stat_ptr, N, NORM, False, EVALUATE)  # fmt: skip
@@ -257,6 +259,7 @@ def _gradient_kernel(dz_ptr, w_ptr, a_ptr, dx_ptr, dy_ptr, add_ptr, norm_ptr, nv
         dy = factor[None, :] * (dy - (d_beta[None, :] + scaled * d_gamma[None, :]) / n)
         dy = tl.where((b < n)[:, None], dy, 0.0)
         lr, decay = tl.load(lr_ptr + net), tl.load(decay_ptr + net)
+        tl.debug_barrier()  # everyone has read gamma
         _update_vector(norm_ptr, nv_ptr, at_n, d_gamma, lr, decay, momentum)
         _update_vector(norm_ptr, nv_ptr, at_n + K, d_beta, lr, decay, momentum)
     tl.store(dx_ptr + at, dy * tl.where(a > 0, 1.0, slope))

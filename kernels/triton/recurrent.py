@@ -248,6 +248,7 @@ def _train_gru_kernel(letters_ptr, starts_ptr, labels_ptr, drawn_ptr, loss_ptr, 
         for t in range(T):
             row = row_ptr + t * (ROW * H)
             _product_back(row + GRADIENT * H, w2, row + (ROW + CARRIED) * H, H, 2)
+        tl.debug_barrier()  # everyone has W of layer 2 in registers
         _descend(w2_ptr, row_ptr + ROW * H, row_ptr + GRADIENT * H, T, lr, H, 2)
         tl.store(row_ptr + CARRIED * H + units, tl.zeros((H,), tl.float32))
         tl.debug_barrier()
