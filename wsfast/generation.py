@@ -311,7 +311,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     name, layers, shape, pad = _trained_by(network, tasks, recipe)
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
-    apart = *fixed_entries(network), *(gates(network) if name == "train_mlp" else ())
+    apart = *fixed_entries(network), *gates(network)
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]
