@@ -240,9 +240,6 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
     op, layers, shape, pad = _trained_by(network, tasks, recipe)
     if any(layer.op == "figlu" for layer in network.layers):
         raise ValueError(f"generate: the triton kernels train no FiGLU, as {network.name} has (backend='numba')")
-    fixed = fixed_entries(network)
-    if op != "train_mlp" and len(fixed[0]):
-        raise ValueError(f"generate: triton's {op} holds no weights fixed, as {network.name} has (backend='numba')")
     chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
         splits,
@@ -260,7 +257,7 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
         work.precision,
         work.device,
         tick=tick,
-        **({"fixed": fixed} if len(fixed[0]) else {}),
+        fixed=fixed_entries(network),
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records

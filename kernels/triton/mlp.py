@@ -18,11 +18,8 @@ from .chunks import Done, in_chunks
 from .configs import config, small, wide
 from .images import Images, columns
 from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kernel, _update_kernel
-from .population import Task, hip, most_rows, schedules, settled
+from .population import FREE, Fixed, Task, hip, most_rows, schedules, settled
 from .small import _train_small_kernel
-
-Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
-FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 def default_precision() -> str:
@@ -65,14 +62,13 @@ class Population(population.Population):
         super().__init__(images, tasks, jobs, *schedule)
         self.classes = sizes[-1]
         self.small = small(sizes, self.size) and not any(norms) and max(adds) < 0
-        self.layers, item = [], 0
+        self.layers, item, start = [], 0, 0
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
-            self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
+            layer = self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k])
+            self._hold(fixed, start, layer.w, layer.wv, np.arange(n_in), n_out)
+            self.layers.append(layer)
             item += 6 if norms[k] else 2
-        self.held = self._held(*fixed)
-        for layer, place, value in self.held:
-            layer.w.view(self.n, -1)[:, place] = value
-            layer.wv.view(self.n, -1)[:, place] = torch.nan
+            start += (n_in + 1 + 4 * norms[k]) * n_out
 
     def _layer(self, k: int, n_in: int, n_out: int, item: int, slope: float, norm: int, add: int) -> Layer:
         K, N, none = self.layers[-1].shape[1] if k else columns(n_in), wide(n_out), self._zeros(0)
@@ -89,23 +85,6 @@ class Population(population.Population):
         return Layer(w, self._zeros(K, N), b.view(self.n, N), self._zeros(N), y, a, self._zeros(self.B, N), dy, norms,
                      torch.zeros_like(norms), self._zeros(2, N) if norm else none, slope, bool(norm), add, n_in,
                      n_out)  # fmt: skip
-
-    def _held(self, at: np.ndarray, to: np.ndarray) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """Every layer's fixed weights: their places in [K N], and what they are."""
-        found, start = [], 0
-        for layer in self.layers:
-            own = (at >= start) & (at < start + layer.n_in * layer.n_out)
-            row, column = np.divmod(at[own] - start, layer.n_out)
-            place, value = torch.from_numpy(row * layer.shape[1] + column), torch.from_numpy(to[own])
-            found.append((layer, place.to(self.device), value.to(self.device)))
-            start += (layer.n_in + 1 + 4 * layer.norms) * layer.n_out
-        return found
-
-    def release(self) -> None:
-        """After training: a weight whose velocity became NaN has diverged and is NaN, but for those that are fixed."""
-        for layer, place, value in self.held:
-            layer.w.masked_fill_(layer.wv.isnan(), torch.nan)
-            layer.w.view(self.n, -1)[:, place] = value
 
     def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
         chosen = config(kernel, self.B, K, N, hip=hip()).options()
