@@ -103,9 +103,11 @@ def test_fixed_weights_are_shared_and_never_trained(name, backend, four_tasks, i
     assert net.size == sum(p.size for p in net.parameters if p.trained) - len(at)
 
 
-@pytest.mark.parametrize(("name", "precision"), [("mlp4-wasym", None), ("plainnet5-wasym", "tf32x3")])
-def test_a_gpu_trains_fixed_weights(name, precision, device, image_tasks):
-    tasks, width = (wsfast.tasks("digits", n=1), 8) if name == "mlp4-wasym" else (few(image_tasks), 2)
+@pytest.mark.parametrize(
+    ("name", "precision"), [("mlp4-wasym", None), ("mlp4-sigma", None), ("plainnet5-wasym", "tf32x3")]
+)
+def test_a_gpu_trains_them(name, precision, device, image_tasks):
+    tasks, width = (wsfast.tasks("digits", n=1), 8) if name.startswith("mlp4") else (few(image_tasks), 2)
     recipe = replace(RECIPE, epochs=1, batch_size=64)
     runs = [
         wsfast.generate(name, tasks, repeats=1, width=width, recipe=recipe, progress=False, **where)
@@ -192,8 +194,8 @@ def test_stored_sets_keep_their_declaration(four_tasks, tmp_path):
 
 
 def test_what_cannot_be_trained(four_tasks, image_tasks, device):
-    with pytest.raises(ValueError, match=r"the triton kernels train no FiGLU, as mlp4-sigma has \(backend='numba'\)"):
-        wsfast.generate("mlp4-sigma", four_tasks, repeats=1, width=8, backend="triton", device=device)
+    with pytest.raises(ValueError, match=r"train_cnn trains no FiGLU, as plainnet5-sigma has \(backend='numba'\)"):
+        wsfast.generate("plainnet5-sigma", image_tasks, repeats=1, width=2, backend="triton", device=device)
     net = gated(wsfast.network("plainnet5-text", image_tasks.shape, 2, 2), 0)
     with pytest.raises(ValueError, match=r"plainnet5-text is declared but cannot be trained yet"):
         wsfast.generate(net, image_tasks, repeats=1)
