@@ -54,7 +54,8 @@ class CnnProblem:
         draw = {"batch_size": self.batch, "pad": -1, "seed": np.uint64(SEED), "task": TASK}
         train = {"x": pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
         scaling = {"scale": scale, "shift": shift, "shape": np.array(self.net.input_shape)}
-        scaling |= {"fixed_at": none, "fixed_to": np.empty(0, np.float32)}
+        nothing = np.empty(0, np.float32)
+        scaling |= {"fixed_at": none, "fixed_to": nothing, "gate_at": np.full(4, -1), "gates": nothing}
         self.common = {**train, "test_rows": none, "test_labels": none, **declared, **scaling, **run, **draw}
         still = {**self.common, "lr": np.empty(0, np.float32), "train_rows": none, "train_labels": none}
         self.starts = [cnn.train_cnn(**still, repeat=r)[0] for r in everyone]

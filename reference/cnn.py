@@ -7,7 +7,8 @@ Unit k = 0 .. L - 1 on y_{-1}, the images [B, c, h, w]; conv is 3x3, padded by 1
     a_k = BatchNorm(f(conv(y_{k-1})))                                                      norm_last_k
     y_k = 2x2 max pool of a_k where pools_k, else a_k
 
-f(z) = max(z, 0) + slope_k min(z, 0). Then logits = mean of y_{L-1} over its positions, times W, plus b.
+f(z) = max(z, 0) + slope_k min(z, 0), or sigmoid(z F_k) * z over the channels of every position where slope_k is a
+matrix F_k: `wsfast.reference.asymmetric`. Then logits = mean of y_{L-1} over its positions, times W, plus b.
 
 A convolution with its BatchNorm is a branch, (weight [c, size, size, n], bias [n], state [4, n]) as
 `wsfast.reference.convolution` and `.batchnorm` define them; a unit is a list of one branch, or two with a shortcut.
@@ -16,15 +17,21 @@ A convolution with its BatchNorm is a branch, (weight [c, size, size, n], bias [
 import numpy as np
 
 from . import philox
-from .asymmetric import hold
+from .asymmetric import gate, gate_backward, hold
 from .batchnorm import initial_state, move_statistics, normalise, normalise_backward
 from .convolution import convolve, convolve_backward
-from .mlp import NOWHERE, batch, cross_entropy, sgd_step
+from .mlp import NOWHERE, batch, bends, cross_entropy, sgd_step
 from .pooling import max_pool, max_pool_backward
 
 
 def activate(z, slope):
-    return np.where(z > 0, z, slope * z)
+    return np.where(z > 0, z, slope * z) if np.ndim(slope) == 0 else gate(z, slope)[0]
+
+
+def activate_backward(z, slope, gradient):
+    if np.ndim(slope) == 0:
+        return gradient * np.where(z > 0, 1.0, slope)
+    return gate_backward(z, gate(z, slope)[1], slope, gradient)
 
 
 def unit_forward(x, branches, slope, stride, norm_last, pool, training):
@@ -43,15 +50,14 @@ def unit_forward(x, branches, slope, stride, norm_last, pool, training):
 def unit_backward(x, cache, gradient, branches, slope, stride, norm_last, pool):
     """(dx, [(d weight, d bias, [d gamma, d beta]) of each branch]) in training; cache as unit_forward returns it."""
     _, met, bent, a = cache
-    bend = np.where(bent > 0, 1.0, slope)
     if pool:
         gradient = max_pool_backward(a, gradient)
     if not norm_last:
-        gradient = gradient * bend
+        gradient = activate_backward(bent, slope, gradient)
     d_branches, dx = [], np.zeros_like(x)
     for m, (w, _, state) in zip(met, branches, strict=True):
         dz, d_state = normalise_backward(m, state, gradient)
-        part, dw, db = convolve_backward(x, w, dz * bend if norm_last else dz, stride)
+        part, dw, db = convolve_backward(x, w, activate_backward(bent, slope, dz) if norm_last else dz, stride)
         d_branches.append((dw, db, d_state))
         dx = dx + part
     return dx, d_branches
@@ -129,17 +135,18 @@ def evaluate(x, rows, labels, shape, scale, shift, net):
 
 def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, strides, norm_last, pools, shortcuts,
               scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at=NOWHERE,
-              fixed_to=NOWHERE):  # fmt: skip
+              fixed_to=NOWHERE, gate_at=None, gates=None):  # fmt: skip
     """One network's whole run.
 
     sizes [L + 2]: channels of the images and of every unit, classes; slopes, strides, norm_last, pools, shortcuts [L]:
-    as above, the last three 0 or 1; the other arguments as `wsfast.reference.mlp.train_mlp`.
+    as above, the last three 0 or 1; gate_at [L]: where F_k starts in `gates`, as the other arguments of
+    `wsfast.reference.mlp.train_mlp`.
 
     Returns (parameters [P]: weight, bias, gamma, beta, running mean and variance of every branch, then W and b, each
     row-major; loss_curve [epochs]; record [4]) as train_mlp does.
     """
     units, head = initial_parameters(sizes, shortcuts, seed, task, repeat)
-    net = units, head, slopes, strides, norm_last, pools
+    net = units, head, bends(sizes[:-1], slopes, gate_at, gates), strides, norm_last, pools
     branches = [branch for unit in units for branch in unit]
     trained = [p for w, b, state in branches for p in (w, b, state[:2])] + list(head)
     declared = [p for branch in branches for p in branch] + list(head)

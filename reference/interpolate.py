@@ -22,13 +22,14 @@ def interpolate_mlp(x, rows, labels, sizes, slopes, norms, adds, scale, shift, g
     return _along(start, end, points, evaluate)
 
 
-def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, shortcuts, scale, shift, shape, start,
-                    end, points):  # fmt: skip
+def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, shortcuts, scale, shift, shape, gate_at,
+                    gates, start, end, points):  # fmt: skip
     """As interpolate_mlp, of the convolutional networks that train_cnn trains."""
+    bends = mlp.bends(sizes[:-1], slopes, gate_at, gates)
 
     def evaluate(flat):
         units, head = cnn.split(flat, sizes, shortcuts)
-        return cnn.evaluate(x, rows, labels, shape, scale, shift, (units, head, slopes, strides, norm_last, pools))
+        return cnn.evaluate(x, rows, labels, shape, scale, shift, (units, head, bends, strides, norm_last, pools))
 
     return _along(start, end, points, evaluate)
 

@@ -11,9 +11,9 @@ from wsfast.reference import asymmetric, philox
 
 import wsfast
 from wsfast import cli
-from wsfast.asymmetry import fixed_entries, gate_matrix, masked
+from wsfast.asymmetry import fixed_entries, gate_matrix, gated, gates, masked
 from wsfast.generation import untrained
-from wsfast.network import mlp
+from wsfast.network import Unit, cnn_layers, convolutional, mlp
 
 
 @pytest.mark.parametrize(("fan_in", "n_out", "n_fix"), [(1, 1, 1), (5, 10, 2), (64, 100, 5), (28, 8, 12), (6, 20, 3)])
@@ -70,6 +70,13 @@ def image_tasks():
     return wsfast.tasks(x.astype(np.uint8), y)
 
 
+def few(tasks):
+    """The first task's first samples: the interpreter is slow."""
+    one = tasks.tasks[0]
+    rows = {name: getattr(one, name)[:5] for name in ("train_rows", "train_labels", "test_rows", "test_labels")}
+    return replace(tasks, tasks=(replace(one, **rows),))
+
+
 RECIPE = wsfast.Recipe(lr=0.02, epochs=2, batch_size=16, decay_epochs=(), weight_decay=0.01)
 
 
@@ -96,12 +103,15 @@ def test_fixed_weights_are_shared_and_never_trained(name, backend, four_tasks, i
     assert net.size == sum(p.size for p in net.parameters if p.trained) - len(at)
 
 
-def test_a_gpu_trains_fixed_weights(device):
-    tasks = wsfast.tasks("digits", n=1)
+@pytest.mark.parametrize(
+    ("name", "precision"), [("mlp4-wasym", None), ("mlp4-sigma", None), ("plainnet5-wasym", "tf32x3")]
+)
+def test_a_gpu_trains_them(name, precision, device, image_tasks):
+    tasks, width = (wsfast.tasks("digits", n=1), 8) if name.startswith("mlp4") else (few(image_tasks), 2)
     recipe = replace(RECIPE, epochs=1, batch_size=64)
     runs = [
-        wsfast.generate("mlp4-wasym", tasks, repeats=1, width=8, recipe=recipe, progress=False, **where)
-        for where in ({"backend": "triton", "device": device}, {"backend": "reference"})
+        wsfast.generate(name, tasks, repeats=1, width=width, recipe=recipe, progress=False, **where)
+        for where in ({"backend": "triton", "device": device, "precision": precision}, {"backend": "reference"})
     ]
     (got, _), (want, _) = (zoo.to_matrix() for zoo in runs)
     at, to = fixed_entries(runs[0].network)
@@ -128,18 +138,19 @@ def test_kappa_scales_what_is_fixed_and_zero_is_a_mask():
     assert [p.fixed for p in nets[0].parameters if p.fixed] == [5, 2, 2, 8]
 
 
-@pytest.mark.parametrize("name", ["mlp4-wasym", "mlp4-sigma"])
-def test_exported_networks_do_what_was_recorded(name, four_tasks):
+@pytest.mark.parametrize("name", ["mlp4-wasym", "mlp4-sigma", "plainnet5-sigma"])
+def test_exported_networks_do_what_was_recorded(name, four_tasks, image_tasks):
     """The modules' loss on the test samples is the one that training recorded."""
-    zoo = wsfast.generate(name, four_tasks, repeats=1, width=16, recipe=replace(RECIPE, lr=0.01), progress=False)
+    tasks, width = (image_tasks, 3) if name == "plainnet5-sigma" else (four_tasks, 16)
+    zoo = wsfast.generate(name, tasks, repeats=1, width=width, recipe=replace(RECIPE, lr=0.01), progress=False)
     assert not zoo.diverged.any()
-    for i, task in enumerate(four_tasks.tasks):
+    for i, task in enumerate(tasks.tasks):
         module = zoo.to_torch(i)
-        x, y = torch.from_numpy(four_tasks.inputs(task.test_rows)), torch.from_numpy(task.test_labels)
+        x, y = torch.from_numpy(tasks.inputs(task.test_rows)), torch.from_numpy(task.test_labels)
         with torch.no_grad():
             loss = torch.nn.functional.cross_entropy(module(x), y)
         assert float(loss) == pytest.approx(zoo.records["test_loss"][i], rel=1e-4)
-    assert {n for n, _ in module.named_parameters()} == {p.name for p in zoo.network.parameters}
+    assert {n for n, _ in module.named_parameters()} == {p.name for p in zoo.network.parameters if p.trained}
 
 
 def test_a_gate_sees_the_order_of_units(four_tasks):
@@ -155,6 +166,25 @@ def test_a_gate_sees_the_order_of_units(four_tasks):
     assert gate_matrix(**last).std() == pytest.approx(1 / math.sqrt(128), rel=0.05)
 
 
+def test_gates_of_convolutional_networks():
+    shortcut = [Unit(4), Unit(5, shortcut=True, pool=True), Unit(2)]
+    for net, widths in (
+        (wsfast.network("plainnet5", (3, 16, 16), 4, width=3), [3, 6, 12, 24]),
+        (convolutional((3, 8, 8), 2, shortcut), [4, 5, 2]),
+    ):
+        layers = cnn_layers(gated(net, 0))
+        assert (layers[1] == 1).all()
+        for got, want in zip(layers[2:], cnn_layers(net)[2:], strict=True):
+            np.testing.assert_array_equal(got, want)
+        at, matrices = gates(gated(net, 0))
+        assert at.tolist() == [sum(n * n for n in widths[:k]) for k in range(len(widths))]
+        assert matrices.size == sum(n * n for n in widths)
+        assert (gates(net)[0] == -1).all()
+    assert (
+        cnn_layers(gated(wsfast.network("plainnet5-text", (3, 16, 16), 2, 3), 0)) is None
+    )  # the gate before BatchNorm
+
+
 def test_stored_sets_keep_their_declaration(four_tasks, tmp_path):
     for name in ("mlp4-wasym", "mlp4-sigma"):
         zoo = wsfast.generate(name, four_tasks, repeats=1, width=8, recipe=RECIPE, progress=False, out=tmp_path / name)
@@ -164,9 +194,10 @@ def test_stored_sets_keep_their_declaration(four_tasks, tmp_path):
 
 
 def test_what_cannot_be_trained(four_tasks, image_tasks, device):
-    with pytest.raises(ValueError, match=r"the triton kernels train no FiGLU, as mlp4-sigma has \(backend='numba'\)"):
-        wsfast.generate("mlp4-sigma", four_tasks, repeats=1, width=8, backend="triton", device=device)
-    with pytest.raises(ValueError, match=r"plainnet5-sigma is declared but cannot be trained yet"):
-        wsfast.generate("plainnet5-sigma", image_tasks, repeats=1, width=2)
+    with pytest.raises(ValueError, match=r"train_cnn trains no FiGLU, as plainnet5-sigma has \(backend='numba'\)"):
+        wsfast.generate("plainnet5-sigma", image_tasks, repeats=1, width=2, backend="triton", device=device)
+    net = gated(wsfast.network("plainnet5-text", image_tasks.shape, 2, 2), 0)
+    with pytest.raises(ValueError, match=r"plainnet5-text is declared but cannot be trained yet"):
+        wsfast.generate(net, image_tasks, repeats=1)
     with pytest.raises(TypeError, match=r"unexpected keyword argument 'kappa'"):
         wsfast.network("mlp4", (64,), 2, kappa=1.0)

@@ -11,7 +11,7 @@ from wsfast.reference.pooling import max_pool, max_pool_backward
 
 
 def problem(sizes, shape, n=11, n_test=3, batch_size=4, slope=0.0, strides=None, norm_last=None, pools=None,
-            shortcuts=None, epochs=2, pad=-1, **changes):  # fmt: skip
+            shortcuts=None, epochs=2, pad=-1, gated=(), **changes):  # fmt: skip
     """A whole run's arguments, by name, drawn from the sizes; sizes [L + 2]: channels, then classes."""
     rng = np.random.default_rng([*sizes, *shape])
     layers, d = len(sizes) - 2, sizes[0] * shape[0] * shape[1]
@@ -20,6 +20,10 @@ def problem(sizes, shape, n=11, n_test=3, batch_size=4, slope=0.0, strides=None,
     def flags(given, default):
         return np.array(given or [default] * layers, np.int64)
 
+    slopes, gate_at, gates = np.full(layers, slope, np.float32), np.full(layers, -1), [np.empty(0)]
+    for k in gated:
+        slopes[k], gate_at[k] = 1, sum(f.size for f in gates)
+        gates.append(rng.standard_normal(sizes[k + 1] ** 2) / np.sqrt(sizes[k + 1]))
     fixed = {
         "x": rng.integers(0, 256, (n + n_test, d)).astype(np.uint8),
         "train_rows": rows[:n],
@@ -27,7 +31,7 @@ def problem(sizes, shape, n=11, n_test=3, batch_size=4, slope=0.0, strides=None,
         "test_rows": rows[n:],
         "test_labels": labels[n:],
         "sizes": np.array(sizes),
-        "slopes": np.full(layers, slope, np.float32),
+        "slopes": slopes,
         "strides": flags(strides, 1),
         "norm_last": flags(norm_last, 0),
         "pools": flags(pools, 1),
@@ -45,6 +49,8 @@ def problem(sizes, shape, n=11, n_test=3, batch_size=4, slope=0.0, strides=None,
         "repeat": 5,
         "fixed_at": np.empty(0, np.int64),
         "fixed_to": np.empty(0, np.float32),
+        "gate_at": gate_at,
+        "gates": np.concatenate(gates).astype(np.float32),
     }
     return {**fixed, **changes}
 
@@ -76,6 +82,9 @@ CASES = {
     "batch larger than the task, nothing to test": problem((1, 6, 2), (5, 4), n=6, batch_size=99, n_test=0),
     "one position": problem((3, 4, 5, 2), (2, 2), strides=[2, 2], pools=[0, 0]),
 }  # fmt: skip
+CASES["gated"] = problem((3, 5, 17, 6, 3), (9, 10), slope=0.1, gated=(0, 2), norm_last=[0, 1, 0])
+CASES["gated, shortcuts"] = problem((2, 16, 18, 33, 2), (7, 8), strides=[1, 2, 1], pools=[0, 0, 1],
+                                    shortcuts=[0, 1, 1], gated=(0, 1, 2))  # fmt: skip
 CASES["fixed weights"] = fixed({**CASES["everything"], "weight_decay": 0.1})
 CASES["fixed, shortcuts"] = fixed(CASES["resnet5"])
 FLAGS = ("slopes", "strides", "norm_last", "pools")
@@ -95,17 +104,23 @@ def torch_run(case, dtype):
     flat, free = np.zeros(sum(p.numel() for p in every)), np.ones(sum(p.numel() for p in every))
     flat[case["fixed_at"]], free[case["fixed_at"]] = case["fixed_to"], 0
     ends = np.cumsum([p.numel() for p in every])[:-1]
+    matrices = mlp.bends(case["sizes"][:-1], case["slopes"], case["gate_at"], case["gates"])
     held = {
         id(p): [tensor(a.reshape(p.shape), False) for a in pair]
         for p, *pair in zip(every, np.split(free, ends), np.split(flat, ends), strict=True)
     }
+
+    def bent(z, slope):
+        if np.ndim(slope) == 0:
+            return F.leaky_relu(z, float(slope))
+        return torch.sigmoid(torch.einsum("bnhw,nm->bmhw", z, tensor(slope, False))) * z
 
     def effective(p):
         return held[id(p)][0] * p + held[id(p)][1]
 
     rates = {"momentum": case["momentum"], "weight_decay": case["weight_decay"]}
     optimiser = torch.optim.SGD([p for p in every if p.requires_grad], lr=1, **rates)
-    flags = list(zip(*(case[name] for name in FLAGS), strict=True))
+    flags = list(zip(matrices, *(case[name] for name in FLAGS[1:]), strict=True))
     for epoch, lr in enumerate(case["lr"]):
         optimiser.param_groups[0]["lr"] = float(lr)
         n = len(case["train_rows"])
@@ -121,7 +136,7 @@ def torch_run(case, dtype):
                 done = []
                 for w, b, gamma, beta, mean, variance in unit:
                     z = F.conv2d(y, effective(w).permute(3, 0, 1, 2), b, int(stride), w.shape[1] // 2)
-                    z = F.leaky_relu(z, float(slope)) if norm_last else z
+                    z = bent(z, slope) if norm_last else z
                     if z[:, 0].numel() > 1:
                         z = F.batch_norm(z, mean, variance, gamma, beta, training=True)
                     else:  # torch refuses a single number
@@ -130,7 +145,7 @@ def torch_run(case, dtype):
                             variance *= 0.9
                         z = gamma[:, None, None] * (z - z) + beta[:, None, None]
                     done.append(z)
-                y = sum(done) if norm_last else F.leaky_relu(sum(done), float(slope))
+                y = sum(done) if norm_last else bent(sum(done), slope)
                 y = F.max_pool2d(y, 2) if pool else y
             logits = y.mean(dim=(2, 3)) @ effective(w_head) + b_head
             optimiser.zero_grad()
@@ -189,11 +204,12 @@ def test_batchnorm_is_torchs():
         np.testing.assert_allclose(got, p.grad.numpy(), rtol=1e-10, atol=1e-12, err_msg=name)
 
 
-@pytest.mark.parametrize("name", ["text order", "everything", "resnet5"])
+@pytest.mark.parametrize("name", ["text order", "everything", "resnet5", "gated, shortcuts"])
 def test_gradients_by_finite_differences(name):
     case = CASES[name]
     units, head = cnn.initial_parameters(case["sizes"], case["shortcuts"], 1, 2, 3)
-    net = units, head, *(case[flag] for flag in FLAGS)
+    bends = mlp.bends(case["sizes"][:-1], case["slopes"], case["gate_at"], case["gates"])
+    net = units, head, bends, *(case[flag] for flag in FLAGS[1:])
     rng = np.random.default_rng(5)
     x, labels = rng.standard_normal((3, *case["shape"])), rng.integers(0, case["sizes"][-1], 3)
     for unit in units:
@@ -279,7 +295,7 @@ def test_a_network_blows_up_visibly():
     assert record.shape == (4,)
 
 
-@pytest.mark.parametrize("name", ["everything", "augmented", "resnet5"])
+@pytest.mark.parametrize("name", ["everything", "augmented", "resnet5", "gated, shortcuts"])
 def test_no_array_outlives_its_run(name):
     """Compiled leaves count no references; an array they counted and never gave back would live for ever."""
 

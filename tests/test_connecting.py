@@ -125,7 +125,7 @@ def test_convolutional_networks(backend):
     x = rng.integers(0, 128, (40, 3, 16, 16)) + 100 * y[:, None, None, None] * (np.arange(16) < 8)
     tasks = wsfast.tasks(x.astype(np.uint8), y)
     recipe = wsfast.Recipe(lr=0.05, epochs=2, batch_size=16, decay_epochs=())
-    for name in ("plainnet5", "resnet5"):
+    for name in ("plainnet5", "resnet5", "plainnet5-sigma"):
         zoo = wsfast.generate(name, tasks, repeats=2, width=3, recipe=recipe, progress=False)
         found = wsfast.connectivity(zoo, tasks, points=3, backend=backend, progress=False)
         for k, t in enumerate(found.points):

@@ -5,6 +5,7 @@ import pytest
 import torch
 from wsfast.kernels.triton import batchnorm, chunks, cnn, plan
 from wsfast.kernels.triton.images import Images
+from wsfast.kernels.triton.population import FREE
 from wsfast.reference import batchnorm as exact_batchnorm
 from wsfast.reference import cnn as reference
 from wsfast.reference import mlp, philox, pooling
@@ -115,7 +116,7 @@ def population(name, device):
     units = plan.planned(*(rest[k] for k in NAMES), rest["shape"], 4)
     images = Images.load(x, rest["scale"], rest["shift"], rest["shape"], rest["pad"], device)
     steps, decay = torch.ones(1, 1, device=device), torch.zeros(1, device=device)
-    made = cnn.Population(images, tasks, JOBS[:1], units, net.classes, steps, decay, 0.0, 4, SEED, "tf32x3")
+    made = cnn.Population(images, tasks, JOBS[:1], units, net.classes, FREE, steps, decay, 0.0, 4, SEED, "tf32x3")
     made._load(0, 0)
     made.lr_now.fill_(1)
     chosen = philox.batch_order(len(tasks[0][0]), 0, SEED, 0, 0)[:4]
@@ -180,6 +181,30 @@ def test_the_first_of_equals_gets_a_windows_gradient(h, w, last, device):
     got = above[0].permute(0, 3, 1, 2).cpu().numpy()
     np.testing.assert_allclose(got[:B], want, rtol=1e-4, atol=1e-5)
     assert np.isnan(got[B:]).all()
+
+
+@pytest.mark.parametrize("name", ["plainnet5-text", "resnet5", "many channels in"])
+def test_fixed_weights_keep_their_bits(name, device):
+    net, x, tasks, rest = problem(name)
+    rng, at, start = np.random.default_rng(net.size), [], 0
+    for p in net.parameters:
+        if len(p.shape) > 1:
+            at.append(start + rng.permutation(p.size)[: -(-p.size // 5)])
+        start += p.size
+    fixed = np.sort(np.concatenate(at)), rng.standard_normal(sum(map(len, at))).astype(np.float32) / 4
+    job = task, repeat = JOBS[1]
+    got = cnn.train_cnn(x, tasks, [job], **rest, precision="tf32x3", device=device, fixed=fixed)[0][0]
+    key = {"task": task, "repeat": repeat, "fixed_at": fixed[0], "fixed_to": fixed[1]}
+    want = reference.train_cnn(x, *tasks[task], **rest, **key)[0]
+    np.testing.assert_array_equal(got[fixed[0]], fixed[1])
+    np.testing.assert_allclose(got, want, rtol=1e-3, atol=1e-4 * np.abs(want).max())
+
+
+def test_a_network_blows_up_visibly(device):
+    _, x, tasks, rest = problem(SMALL)
+    with np.errstate(all="ignore"):
+        got = cnn.train_cnn(x, tasks, JOBS[:1], **rest | {"lr": np.full(1, 1e30, np.float32)}, device=device)
+    assert not (np.abs(got[0]) < 1e6).all()
 
 
 def test_a_single_number_has_no_deviation(device):

@@ -62,15 +62,18 @@ def problem(d, width, classes, samples, batch, depth=3, norms=None, adds=None, p
     return x.astype(kind), tasks, rest
 
 
-def torch_run(x, task, rest, repeat, number):
+def torch_run(x, task, rest, repeat, number, gate_at=None, gates=None):
     """The same run in torch float32: parameters [P]."""
     sizes, slopes, norms, adds = (rest[k] for k in ("sizes", "slopes", "norms", "adds"))
     weights, biases = reference.initial_parameters(sizes.tolist(), rest["seed"], number, repeat, norms)
     vectors = [np.array([[1.0], [0.0]]) * np.ones(n) for n in sizes[1:]]
+    bends = reference.bends(sizes, slopes, gate_at, gates)
     p = [[torch.tensor(a, dtype=torch.float32, requires_grad=True) for a in three]
          for three in zip(weights, biases, vectors, strict=True)]  # fmt: skip
     running = [torch.tensor([[0.0], [1.0]]) * torch.ones(n) for n in sizes[1:].tolist()]
-    optimiser = torch.optim.SGD([a for three in p for a in three], lr=0.05, momentum=0.9, weight_decay=1e-3)
+    optimiser = torch.optim.SGD(
+        [a for three in p for a in three], lr=float(rest["lr"][0]), momentum=0.9, weight_decay=1e-3
+    )
     rows, labels = task[:2]
     for epoch in range(len(rest["lr"])):
         order = reference.philox.batch_order(len(rows), epoch, rest["seed"], number, repeat)
@@ -83,7 +86,11 @@ def torch_run(x, task, rest, repeat, number):
             batch = reference.batch(x, rows[some], rest["scale"], rest["shift"], rest["shape"], crop, rest["pad"])
             outputs = [torch.tensor(batch, dtype=torch.float32)]
             for k, (w, b, vector) in enumerate(p):
-                y = torch.nn.functional.leaky_relu(outputs[-1] @ w + b, float(slopes[k]))
+                z = outputs[-1] @ w + b
+                if np.ndim(bends[k]) == 0:
+                    y = torch.nn.functional.leaky_relu(z, float(slopes[k]))
+                else:
+                    y = torch.sigmoid(z @ torch.tensor(bends[k], dtype=torch.float32)) * z
                 if norms[k]:
                     y = torch.nn.functional.batch_norm(y, *running[k], *vector, training=True)
                 outputs.append(y + outputs[adds[k] + 1] if adds[k] >= 0 else y)
@@ -106,6 +113,24 @@ def test_a_run_errs_no_more_than_torch(case, device, as_good_as):
     for i, (t, r) in enumerate(JOBS):
         want, curve, record = reference.train_mlp(x, *tasks[t], **rest, task=t, repeat=r)
         as_good_as(f"network {i}", parameters[i], want, torch_run(x, tasks[t], rest, r, t))
+        np.testing.assert_allclose(curves[i], curve, rtol=1e-4)
+        np.testing.assert_allclose(records[i], record, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("case", "gated"), [("tiles", (0, 2)), ("one program", (0, 1, 2)), ("tile + 1", (1,))])
+def test_a_gated_run_errs_no_more_than_torch(case, gated, device, as_good_as):
+    x, tasks, rest = problem(**CASES[case], epochs=1)
+    rng, width = np.random.default_rng(len(gated)), CASES[case]["width"]
+    gate_at = np.full(len(rest["slopes"]), -1)
+    gate_at[list(gated)] = width**2 * np.arange(len(gated))
+    rest["slopes"][list(gated)] = 1
+    gates = rng.standard_normal(len(gated) * width**2).astype(np.float32)
+    rest["lr"] /= 5
+    asymmetric = {"gate_at": gate_at, "gates": gates}
+    got, curves, records = mlp.train_mlp(x, tasks, JOBS[:2], **rest, device=device, gates=(gate_at, gates))
+    for i, (t, r) in enumerate(JOBS[:2]):
+        want, curve, record = reference.train_mlp(x, *tasks[t], **rest, task=t, repeat=r, **asymmetric)
+        as_good_as(f"network {i}", got[i], want, torch_run(x, tasks[t], rest, r, t, **asymmetric))
         np.testing.assert_allclose(curves[i], curve, rtol=1e-4)
         np.testing.assert_allclose(records[i], record, rtol=1e-4)
 
@@ -292,7 +317,7 @@ def test_bad_input(four_tasks, device):
     with pytest.raises(ValueError, match="at least one hidden layer"):
         mlp.train_mlp(x, tasks, JOBS, **rest | {"sizes": [70, 2]}, device=device)
     for change in ({"norms": [0, 0, 0, 1]}, {"adds": [-1, -1, 0, 1]}, {"adds": [-1, 0, 0, -1]}):
-        with pytest.raises(ValueError, match="no BatchNorm or sum on the logits, and add each"):
+        with pytest.raises(ValueError, match="no BatchNorm, sum or gate on the logits, and add each"):
             mlp.train_mlp(x, tasks, JOBS, **rest | change, device=device)
     with pytest.raises(ValueError, match="precision of numba must be fp32, got 'tf32'"):
         wsfast.generate("mlp4", four_tasks, repeats=1, precision="tf32")

@@ -71,11 +71,16 @@ def fixed_entries(net: "Network") -> tuple[np.ndarray, np.ndarray]:
 
 
 def gates(net: "Network") -> tuple[np.ndarray, np.ndarray]:
-    """(where F of each linear layer's FiGLU starts, int64 [L], -1 where it has none; every F end to end, float32)."""
+    """(where F of each layer's FiGLU starts, int64 [L], -1 where it has none; every F end to end, float32).
+
+    Layers are the linear ones, or in a network with convolutions its units, which these begin; a shortcut's takes
+    another input than the output before it.
+    """
     found: list[np.ndarray] = []
     at: list[int] = []
+    first = "conv" if any(layer.op == "conv" for layer in net.layers) else "linear"
     for layer in net.layers:
-        if layer.op == "linear":
+        if layer.op == first and not layer.inputs:
             at.append(-1)
         elif layer.op == "figlu":
             at[-1] = sum(f.size for f in found)

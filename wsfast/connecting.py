@@ -157,13 +157,14 @@ def along_lines(
 ) -> Callable[[WeightSet, WeightSet], np.ndarray]:
     """run(start, end), two sets of one network and task -> loss and error along their line [splits, measures, L]."""
     kinds: dict[str, tuple[Any, Any]] = {
-        "interpolate_mlp": (mlp_layers(network), gates(network)),
+        "interpolate_mlp": (mlp_layers(network), ()),
         "interpolate_cnn": (cnn_layers(network), (np.array(tasks.shape),)),
     }
     name = next((name for name, (layers, _) in kinds.items() if layers is not None), None)
     if name is None:
         raise ValueError(f"connectivity: {network.name} cannot be interpolated yet (want mlp4, plainnet5, ...)")
-    op, (layers, apart) = getattr(backends.load(name, backend), name), kinds[name]
+    op, (layers, shape) = getattr(backends.load(name, backend), name), kinds[name]
+    apart = *shape, *gates(network)
 
     def flat(zoo: WeightSet) -> np.ndarray:
         return np.concatenate([np.asarray(zoo.parameters[p.name], np.float32).ravel() for p in network.parameters])

@@ -238,11 +238,9 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
             yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
         return
     op, layers, shape, pad = _trained_by(network, tasks, recipe)
-    if any(layer.op == "figlu" for layer in network.layers):
-        raise ValueError(f"generate: the triton kernels train no FiGLU, as {network.name} has (backend='numba')")
-    fixed = fixed_entries(network)
-    if op != "train_mlp" and len(fixed[0]):
-        raise ValueError(f"generate: triton's {op} holds no weights fixed, as {network.name} has (backend='numba')")
+    gated = gates(network)
+    if op != "train_mlp" and (gated[0] >= 0).any():
+        raise ValueError(f"generate: triton's {op} trains no FiGLU, as {network.name} has (backend='numba')")
     chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
         splits,
@@ -260,7 +258,8 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
         work.precision,
         work.device,
         tick=tick,
-        **({"fixed": fixed} if len(fixed[0]) else {}),
+        fixed=fixed_entries(network),
+        **({"gates": gated} if op == "train_mlp" else {}),
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
@@ -311,7 +310,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
     name, layers, shape, pad = _trained_by(network, tasks, recipe)
     op = getattr(backends.load(name, backend), name)
     lr = recipe.learning_rates()
-    apart = *fixed_entries(network), *(gates(network) if name == "train_mlp" else ())
+    apart = *fixed_entries(network), *gates(network)
 
     def train(t: int, r: int) -> Any:
         task = tasks[t]

@@ -582,12 +582,14 @@ NORM_FIRST = ("conv", "batchnorm", "act")
 NORM_LAST = ("conv", "act", "batchnorm")
 RESIDUAL = ("conv", "batchnorm", "conv", "batchnorm", "add", "act")
 UNITS = (NORM_FIRST, NORM_LAST, RESIDUAL)  # a unit's layers, before its pool
+SLOPES = {"relu": 0.0, "leaky_relu": 0.0, "figlu": 1.0}  # its activations; a leaky one says its own
 
 
 def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
     """(sizes int64 [L + 2], slopes float32, strides, norm_last, pools, shortcuts int64 [L]) as `wsfast.reference.cnn`.
 
-    sizes: channels of the image and of every unit, then the classes. None for what is not `convolutional`.
+    sizes: channels of the image and of every unit, then the classes. The slope of a unit with FiGLU is 1. None for what
+    is not `convolutional`, but for FiGLU in place of an activation behind BatchNorm.
     """
     *layers, gap, last = net.layers
     starts = [i for i, layer in enumerate(layers) if layer.op == "conv" and layer.parameters[0].shape[1] == 3]
@@ -599,9 +601,12 @@ def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
         unit = layers[start:end]
         pool = unit[-1].op == "maxpool"
         body = unit[:-1] if pool else unit
-        ops = tuple("act" if layer.op in ("relu", "leaky_relu") else layer.op for layer in body)
-        slope = next((layer.options.get("slope", 0.0) for layer in body if layer.op == "leaky_relu"), 0.0)
-        if ops not in UNITS or slope < 0:
+        ops = tuple("act" if layer.op in SLOPES else layer.op for layer in body)
+        if ops not in UNITS:
+            return None
+        act = body[ops.index("act")]
+        slope = act.options.get("slope", SLOPES[act.op])
+        if slope < 0 or (act.op == "figlu" and ops == NORM_LAST):
             return None
         wanted: list[tuple[str, ...]] = [()] * len(ops)
         stride = unit[0].options.get("stride", 1)

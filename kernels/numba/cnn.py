@@ -1,7 +1,8 @@
 """Train one convolutional network from its seed to its last step in one call.
 
 Images lie as convolution.py says, [h, batch, w c]. Of every unit the convolutions' results z and the pooled output are
-kept; on the way back z is overwritten by its own gradient. All parameters, their velocities and gradients are three
+kept, of a gated one its output before the pool and the sigmoid too; on the way back z is overwritten by its own
+gradient. All parameters, their velocities and gradients are three
 flat arrays of one layout, so one pass over them is the SGD step. A bias before BatchNorm changes nothing but the
 running mean: it is added there only, and its gradient is zero.
 """
@@ -34,6 +35,7 @@ from .batchnorm import (
     window_gradient,
 )
 from .convolution import convolve_row, data_gradient_row, pitch, weight_gradient_row
+from .figlu import gate_images, gate_images_backward, numbers, pack
 from .fixed import hold, release
 from .gemm import padded, transpose, zeros
 from .jit import jit, leaf
@@ -44,18 +46,19 @@ from .tile import dot
 X, XP, H, W, C = 0, 1, 2, 3, 4  # the input: where it starts, numbers a row, height, width, channels in memory
 ZP, ZH, ZW, N = 5, 6, 7, 8  # the convolutions' results, the same; N channels, padded
 STRIDE, LAST, POOL, SIDE = 9, 10, 11, 12  # flags; SIDE: a second branch, the shortcut
-COLUMNS = 13
+GATE, GATED, SIGMOID, GATE_POOL = 13, 14, 15, 16  # where F starts, -1 for none; its output, rows of ZP; it is pooled
+COLUMNS = 17
 # A row of `branches` int64 [L, 2, 6] for each convolution with its BatchNorm.
 SIZE, Z, P, S = 0, 1, 2, 3  # 3 or 1; where its result, its parameters and its statistics start
 ITEM, OUT = 4, 5  # its place in the streams and in the result
 
 
 @jit
-def plan_units(sizes, strides, norm_last, pools, shortcuts, height, width, batch):
+def plan_units(sizes, strides, norm_last, pools, shortcuts, gate_at, height, width, batch):
     """(plan, branches, numbers of parameters, statistics, images, a window's rows and the largest input's gradient)."""
     layers = len(sizes) - 2
     plan, branches = np.zeros((layers + 1, COLUMNS), np.int64), np.zeros((layers, 2, 6), np.int64)
-    item, out, parameters, statistics, end, window, largest = 0, 0, 0, 0, 0, 0, 0
+    item, out, parameters, statistics, end, window, largest, gates = 0, 0, 0, 0, 0, 0, 0, 0
     for k in range(layers + 1):
         u = plan[k]
         u[H], u[W], u[C] = height, width, padded(sizes[k]) if k > 0 else sizes[0]
@@ -76,6 +79,12 @@ def plan_units(sizes, strides, norm_last, pools, shortcuts, height, width, batch
             item, out = item + 6, out + (area * sizes[k] + 5) * sizes[k + 1]
             end, statistics = end + height * batch * u[ZP], statistics + STATISTICS * u[N]
             parameters += (area * u[C] + 3) * u[N]
+        u[GATE] = -1
+        if gate_at[k] >= 0:
+            size = height * batch * u[ZP]
+            u[GATE], u[GATED], u[SIGMOID] = gates, end, end + size
+            u[POOL], u[GATE_POOL] = 0, pools[k]
+            gates, end = gates + numbers(u[N]), end + 2 * size
         if pools[k]:
             height, width = height // 2, width // 2
     return plan, branches, item, out, parameters, statistics, end, window, largest
@@ -136,15 +145,18 @@ def _branch(u, t, p, s, images, batch, slope, training):
 
 
 @leaf
-def forward(plan, branches, slopes, p, s, images, batch, training):
+def forward(plan, branches, slopes, p, s, f, images, batch, training):
     for k in range(len(slopes)):
         u, to, slope = plan[k], plan[k + 1], slopes[k]
         for side in range(1 + u[SIDE]):
             _branch(u, branches[k, side], p, s, images, batch, slope, training)
         main, other = branches[k, 0], branches[k, 1]
+        at, yp = (u[GATED], u[ZP]) if u[GATE] >= 0 else (to[X], to[XP])
         outputs(images, main[Z], main[S], bias_of(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
                 bias_of(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch,
-                np.float32(1) if u[LAST] else slope, u[POOL], images, to[X], to[XP])  # fmt: skip
+                np.float32(1) if u[LAST] else slope, u[POOL], images, at, yp)  # fmt: skip
+        if u[GATE] >= 0:
+            gate_images(f, u[GATE], images, at, u[SIGMOID], yp, u[ZH], u[ZW], u[N], batch, u[GATE_POOL], to[X], to[XP])
 
 
 @leaf
@@ -223,12 +235,17 @@ def _turn(p, at, size, c, n, turned, to):
 
 
 @leaf
-def _backward(plan, branches, slopes, p, s, d, images, batch, gradients, windows, turned):
+def _backward(plan, branches, slopes, p, s, f, d, images, batch, gradients, windows, turned):
     """Every unit's gradients into d, from the gradient at the last output in the first half of `gradients`."""
     here, there = 0, len(gradients) // 2
     for k in range(len(slopes) - 1, -1, -1):
-        _unit_backward(plan[k], branches[k], slopes[k], p, s, d, images, batch, gradients[here:], plan[k + 1, XP],
-                       windows, turned, gradients[there:], k > 0)  # fmt: skip
+        u, g, yp = plan[k], gradients[here:], plan[k + 1, XP]
+        if u[GATE] >= 0:
+            gate_images_backward(f, u[GATE], images, u[GATED], u[SIGMOID], u[ZP], u[ZH], u[ZW], u[N], batch,
+                                 u[GATE_POOL], g, yp, windows)  # fmt: skip
+            g, yp = images[u[SIGMOID] :], u[ZP]
+        _unit_backward(u, branches[k], slopes[k], p, s, d, images, batch, g, yp, windows, turned, gradients[there:],
+                       k > 0)  # fmt: skip
         here, there = there, here
 
 
@@ -329,20 +346,21 @@ def _export(p, s, u, t, c, n_out, out):
 
 @jit
 def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes, strides, norm_last, pools, shortcuts,
-              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at,
-              fixed_to):  # fmt: skip
+              scale, shift, shape, lr, momentum, weight_decay, batch_size, pad, seed, task, repeat, fixed_at, fixed_to,
+              gate_at, gates):  # fmt: skip
     """One network's whole run, arguments and results as `wsfast.reference.cnn.train_cnn`, in float32.
 
-    x uint8 or float32 [n, c h w]; rows, labels, sizes, strides, flags, shape int64; slopes, scale, shift, lr float32;
-    fixed_at int64, ascending, of weights; fixed_to float32.
+    x uint8 or float32 [n, c h w]; rows, labels, sizes, strides, flags, shape, gate_at int64; slopes, scale, shift, lr,
+    gates float32; fixed_at int64, ascending, of weights; fixed_to float32. A gated unit has slope 1 and no norm_last.
     """
     layers, classes, n, epochs = len(slopes), sizes[-1], len(train_rows), len(lr)
     momentum, decay = np.float32(momentum), np.float32(weight_decay)
     batch_size = min(batch_size, max(n, len(test_rows), 1))
     b_pad = padded(batch_size)
     plan, branches, item, out, head, statistics, end, window, largest = plan_units(
-        sizes, strides, norm_last, pools, shortcuts, shape[1], shape[2], batch_size
+        sizes, strides, norm_last, pools, shortcuts, gate_at, shape[1], shape[2], batch_size
     )
+    f = pack(plan[:, GATE], sizes, gate_at, gates)
     last, width = plan[layers], sizes[layers]
     bias = head + classes * last[C]
     count = bias + padded(classes)
@@ -378,12 +396,12 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
             chosen = order[start : start + batch_size]
             batch = len(chosen)
             load_images(x, train_rows, chosen, scale, shift, shape, crops, pad, images, plan[0, XP])
-            forward(plan, branches, slopes, p, s, images, batch, epochs > 0)
+            forward(plan, branches, slopes, p, s, f, images, batch, epochs > 0)
             classify(last, images, batch, p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, train_labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             d[:] = 0
             _head_backward(last, batch, p, d, head, classes, features, gradient, b_pad, gradients)
-            _backward(plan, branches, slopes, p, s, d, images, batch, gradients, windows, turned)
+            _backward(plan, branches, slopes, p, s, f, d, images, batch, gradients, windows, turned)
             _step(p, d, v, lr[epoch], momentum, decay)
             undrained += 1
             if undrained == DRAIN or start + batch_size >= n:
@@ -400,7 +418,7 @@ def train_cnn(x, train_rows, train_labels, test_rows, test_labels, sizes, slopes
         for start in range(0, len(rows), batch_size):
             chosen = everything[start : start + batch_size]
             load_images(x, rows, chosen, scale, shift, shape, crops, whole, images, plan[0, XP])
-            forward(plan, branches, slopes, p, s, images, len(chosen), training)
+            forward(plan, branches, slopes, p, s, f, images, len(chosen), training)
             classify(last, images, len(chosen), p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             total += drain(products, losses)

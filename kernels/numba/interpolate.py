@@ -6,7 +6,7 @@ linear in its weights, so its products with the samples are made at the two ends
 
 import numpy as np
 
-from . import cnn
+from . import cnn, figlu
 from .gemm import multiply, padded, zeros
 from .jit import jit, leaf
 from .loss import cross_entropy, drain, right
@@ -131,16 +131,17 @@ def _unpack_cnn(parameters, sizes, shortcuts, plan, branches, out, head, p, s):
 
 
 @jit
-def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, shortcuts, scale, shift, shape, start,
-                    end, points):  # fmt: skip
+def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, shortcuts, scale, shift, shape, gate_at,
+                    gates, start, end, points):  # fmt: skip
     """As `wsfast.reference.interpolate.interpolate_cnn`, in float32: (loss, error), float64 [L]; types of train_cnn."""
     n, classes = len(rows), sizes[-1]
     runs = (n + IMAGES - 1) // IMAGES
     at_once = (n + runs - 1) // runs
     b_pad = padded(at_once)
     plan, branches, _, out, head, statistics, images_end, _, _ = cnn.plan_units(
-        sizes, strides, norm_last, pools, shortcuts, shape[1], shape[2], at_once
+        sizes, strides, norm_last, pools, shortcuts, gate_at, shape[1], shape[2], at_once
     )
+    f = figlu.pack(plan[:, cnn.GATE], sizes, gate_at, gates)
     last = plan[len(slopes)]
     count = head + classes * last[cnn.C] + padded(classes)
     p, p_a, p_b = zeros(count), zeros(count), zeros(count)
@@ -160,7 +161,7 @@ def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, s
         for i in range(len(points)):
             _blend(p_a, p_b, np.float32(points[i]), p)
             _blend(s_a, s_b, np.float32(points[i]), s)
-            cnn.forward(plan, branches, slopes, p, s, images, batch, False)
+            cnn.forward(plan, branches, slopes, p, s, f, images, batch, False)
             cnn.classify(last, images, batch, p, head, classes, features, logits, b_pad)
             cross_entropy(logits, 0, labels, chosen, classes, b_pad, gradient, top, norm, own, products, losses)
             loss[i] += drain(products, losses)

@@ -27,6 +27,7 @@ from . import (
     cnn,
     convolution,
     correlation,
+    figlu,
     gram,
     grams,
     gru,
@@ -41,7 +42,8 @@ from . import (
     small,
 )
 
-MODULES = batchnorm, convolution, correlation, grams, heads, layers, meanpool, mlp, philox, products, recurrent, small
+MODULES = (batchnorm, convolution, correlation, figlu, grams, heads, layers, meanpool, mlp, philox, products, recurrent,
+           small)  # fmt: skip
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -66,6 +68,7 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-64-64": (64, (64,) * 3, 10, (32, 128)),
     "mlp4-64-128": (64, (128,) * 3, 2, (32, 128)),
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
+    "mlp4-sigma": (3072, (500,) * 3, 2, (128,)),
 }
 CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, precisions; CIFAR's images, batch 128
     "plainnet5": ([1] * 4, [1] * 4, [0] * 4, population.PRECISIONS),
@@ -131,7 +134,7 @@ def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
     ]
-    walks = [(name, partial(_walk_all, *network, name.startswith("resnet"))) for name, network in NETWORKS.items()]
+    walks = [(name, partial(_walk_all, name, *network)) for name, network in NETWORKS.items()]
     walks += [(name, partial(_walk_cnn, *declared)) for name, declared in CONVOLUTIONAL.items()]
     walks += [(name, partial(_walk_recurrent, hidden)) for name, hidden in RECURRENT.items()]
     walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
@@ -180,22 +183,24 @@ def _walk_units(units: int, samples: int, precision: str) -> None:
         correlation.correlation(x, x, [(0, 0)], precision=precision)
 
 
-def _walk_all(d: int, widths: tuple[int, ...], classes: int, batches: tuple[int, ...], residual: bool,
+def _walk_all(name: str, d: int, widths: tuple[int, ...], classes: int, batches: tuple[int, ...],
               precision: str) -> None:  # fmt: skip
     for batch in batches:
-        _walk(d, widths, classes, batch, precision, residual)
+        _walk(d, widths, classes, batch, precision, name.startswith("resnet"), name == "mlp4-sigma")
 
 
-def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: str, residual: bool) -> None:
+def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: str, residual: bool,
+          gated: bool) -> None:  # fmt: skip
     """Train and evaluate one network for two steps."""
     count = len(widths) + 1
+    gates = np.array([gated - 1] * (count - 1) + [-1]), np.zeros(max(widths) ** 2, np.float32)
     rows, labels = np.arange(2 * batch), np.zeros(2 * batch, np.int64)
     norms = [1] * (count - 1) * residual + [0] if residual else [0] * count
     adds = [k - 2 if residual and k % 2 and 1 < k < count - 1 else -1 for k in range(count)]
     x, one = np.zeros((2 * batch, d), np.uint8), np.ones(d, np.float32)
     list(mlp.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [d, *widths, classes],
                           [0.0] * (count - 1) + [1.0], norms, adds, one, one, (1, 1, d), np.ones(1, np.float32), 0.9,
-                          0.0, batch, -1, 0, precision, "cpu"))  # fmt: skip
+                          0.0, batch, -1, 0, precision, "cpu", gates=gates))  # fmt: skip
 
 
 def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], precisions: tuple[str, ...],

@@ -24,7 +24,7 @@ from .images import Images
 from .layers import _gradient_kernel, _last_kernel, _update_kernel
 from .meanpool import _mean_kernel, _spread_kernel
 from .plan import Unit, bytes_per_network, parts, planned
-from .population import Task, hip, most_rows, schedules, settled
+from .population import FREE, Fixed, Task, hip, most_rows, schedules, settled
 
 
 def default_precision() -> str:
@@ -51,14 +51,21 @@ class Population(population.Population):
     """One chunk of networks on the device."""
 
     def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], plan: list[Unit], classes: int,
-                 *schedule: Any) -> None:  # fmt: skip
+                 fixed: Fixed, *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
         self.plan, self.classes = plan, classes
         self.kept = torch.bfloat16 if self.precision == "bf16" else torch.float32
-        self.nets, item = [], 0
+        self.nets, item, start = [], 0, 0
         for unit in plan:
-            self.nets.append([self._branch(unit, size, K, item + 6 * i) for i, (size, K) in enumerate(unit.branches)])
-            item += 6 * len(unit.branches)
+            net = [self._branch(unit, size, K, item + 6 * i) for i, (size, K) in enumerate(unit.branches)]
+            for branch in net:
+                rows = np.arange(branch.size**2 * unit.n_in).reshape(unit.n_in, -1)  # of a weight as declared
+                if unit is not plan[0]:
+                    rows = np.arange(branch.size**2) * unit.C + np.arange(unit.n_in)[:, None]
+                self._hold(fixed, start, branch.w, branch.wv, rows.ravel(), unit.n_out)
+                start += (rows.size + 5) * unit.n_out
+            self.nets.append(net)
+            item += 6 * len(net)
         self.tops = [self._kept(*u.output) if u.pool else net[0].z for u, net in zip(plan, self.nets, strict=True)]
         self.outputs = [self._kept(*u.output) for u in plan[:-1]]
         self.d = self._kept(max(int(np.prod(u.output)) for u in plan))
@@ -69,6 +76,7 @@ class Population(population.Population):
         self._draw(self.w, n, classes, n, item)
         self._draw(self.b, 1, classes, n, item + 1)
         self.wv, self.bv = torch.zeros_like(self.w), torch.zeros_like(self.b)
+        self._hold(fixed, start, self.w, self.wv, np.arange(n), classes)
 
     def _kept(self, *shape: int) -> torch.Tensor:
         return torch.zeros(self.n, self.size, *shape, dtype=self.kept, device=self.device)
@@ -231,7 +239,7 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  norm_last: Any, pools: Any, shortcuts: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any,
                  momentum: float, weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
-                 into: np.ndarray | None = None) -> Iterator[Done]:  # fmt: skip
+                 into: np.ndarray | None = None, fixed: Fixed = FREE) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     precision: "tf32" (operands rounded, the default), "tf32x3" (fp32-grade), "ieee" (AMD's default) or "bf16", which
@@ -247,9 +255,10 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     each = bytes_per_network(plan, classes, batch_size, most_rows(tasks), precision)
 
     def train(some: slice) -> list[torch.Tensor]:
-        chosen = Population(images, tasks, jobs[some], plan, classes, rates[some].to(device), decays[some].to(device),
-                            momentum, batch_size, seed, precision)  # fmt: skip
+        chosen = Population(images, tasks, jobs[some], plan, classes, fixed, rates[some].to(device),
+                            decays[some].to(device), momentum, batch_size, seed, precision)  # fmt: skip
         curves = chosen.train(tick)
+        chosen.release()
         return [chosen.parameters(), curves, chosen.evaluate()]
 
     yield from in_chunks("train_cnn", train, len(jobs), each, device, chunk, into)

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 
 from .batchnorm import MEAN, PARTS, STATISTICS, _normal, _part, _row
-from .layers import _multiply, _rounded, _sgd, _update_vector
+from .layers import _multiply, _rounded, _sgd_weights, _update_vector
 
 
 @triton.jit
@@ -224,7 +224,7 @@ def _weight_kernel(x_ptr, bases_ptr, offsets_ptr, scale_ptr, shift_ptr, dz_ptr, 
             d_bias += tl.sum(dz.to(tl.float32), axis=0)
     lr, decay = tl.load(lr_ptr + net), tl.load(decay_ptr + net)
     place = net * K * N + k[:, None] * N + columns[None, :]  # [BK, BN]
-    w, v = _sgd(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
+    w, v = _sgd_weights(tl.load(w_ptr + place), tl.load(wv_ptr + place), gradient, lr, decay, momentum)
     tl.store(w_ptr + place, w)
     tl.store(wv_ptr + place, v)
     if first == 0:

@@ -1,8 +1,8 @@
 """Train many fully connected networks at once on one GPU; arguments and results as `wsfast.reference.mlp.train_mlp`.
 
 Networks are trained in chunks that fit the device's memory. A step is a handful of launches over (network, tile), an
-epoch one CUDA graph; small networks are trained whole by one program each. A chunk's weights are copied to the host
-while the next one is trained.
+epoch one CUDA graph; small networks without BatchNorm, sums and gates are trained whole by one program each. A chunk's
+weights are copied to the host while the next one is trained.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,15 +14,14 @@ import numpy as np
 import torch
 
 from . import philox, population
+from .blocks import block
 from .chunks import Done, in_chunks
 from .configs import config, small, wide
+from .figlu import UNGATED, Gates, _gate_gradient_kernel, _gate_kernel, matrices
 from .images import Images, columns
 from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kernel, _update_kernel
-from .population import Task, hip, most_rows, schedules, settled
+from .population import FREE, Fixed, Task, hip, most_rows, schedules, settled
 from .small import _train_small_kernel
-
-Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
-FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
 
 
 def default_precision() -> str:
@@ -32,7 +31,10 @@ def default_precision() -> str:
 
 @dataclass
 class Layer:
-    """One layer of a chunk: weights [n, K, N], vectors [n, N], outputs [n, B, N], BatchNorm [n, 4, N]; v: momentum."""
+    """One layer of a chunk: weights [n, K, N], vectors [n, N], outputs [n, B, N], BatchNorm [n, 4, N]; v: momentum.
+
+    A gated one has F [N, N]; a is its z, then the gradient at y, and s the sigmoid.
+    """
 
     w: torch.Tensor
     wv: torch.Tensor
@@ -48,6 +50,8 @@ class Layer:
     slope: float
     norms: bool
     adds: int
+    f: torch.Tensor | None
+    s: torch.Tensor
     n_in: int
     n_out: int
 
@@ -55,57 +59,51 @@ class Layer:
     def shape(self) -> tuple[int, int]:
         return self.w.shape[1], self.w.shape[2]
 
+    @property
+    def z(self) -> torch.Tensor:
+        """Where the product with w goes, through the activation unless that is a gate."""
+        return self.y if self.f is None else self.a
+
+    @property
+    def back(self) -> torch.Tensor:
+        """Where the gradient from the layer above goes."""
+        return self.dz if self.f is None else self.a
+
 
 class Population(population.Population):
     """One chunk of networks on the device."""
 
     def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], sizes: list[int],
                  slopes: list[float], norms: list[int], adds: list[int], fixed: Fixed,
-                 *schedule: Any) -> None:  # fmt: skip
+                 gates: list[torch.Tensor | None], *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
         self.classes = sizes[-1]
-        self.small = small(sizes, self.size) and not any(norms) and max(adds) < 0
-        self.layers, item = [], 0
+        self.small = small(sizes, self.size) and not any(norms) and max(adds) < 0 and all(f is None for f in gates)
+        self.layers, item, start = [], 0, 0
         for k, (n_in, n_out) in enumerate(pairwise(sizes)):
-            self.layers.append(self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k]))
+            layer = self._layer(k, n_in, n_out, item, slopes[k], norms[k], adds[k], gates[k])
+            self._hold(fixed, start, layer.w, layer.wv, np.arange(n_in), n_out)
+            self.layers.append(layer)
             item += 6 if norms[k] else 2
-        self.held = self._held(*fixed)
-        for layer, place, value in self.held:
-            layer.w.view(self.n, -1)[:, place] = value
-            layer.wv.view(self.n, -1)[:, place] = torch.nan
+            start += (n_in + 1 + 4 * norms[k]) * n_out
 
-    def _layer(self, k: int, n_in: int, n_out: int, item: int, slope: float, norm: int, add: int) -> Layer:
+    def _layer(self, k: int, n_in: int, n_out: int, item: int, slope: float, norm: int, add: int,
+               f: torch.Tensor | None) -> Layer:  # fmt: skip
         K, N, none = self.layers[-1].shape[1] if k else columns(n_in), wide(n_out), self._zeros(0)
         w, b = self._zeros(K, N), self._zeros(1, N)
         bound = float(np.float32(1 / np.sqrt(n_in)))
         philox.initial_weight(w, n_in, n_out, bound, item, self.jobs, self.key)
         philox.initial_weight(b, 1, n_out, bound, item + 1, self.jobs, self.key)
         y = self._zeros(self.B, N)
-        a = self._zeros(self.B, N) if norm or add >= 0 else y
+        a = self._zeros(self.B, N) if norm or add >= 0 or f is not None else y
+        s = none if f is None else self._zeros(self.B, N)
         norms = self._zeros(4, N) if norm else none
         if norm:
             norms[:, 0, :n_out], norms[:, 3, :n_out] = 1, 1
         dy = self._zeros(self.B, N) if add >= 0 else none
         return Layer(w, self._zeros(K, N), b.view(self.n, N), self._zeros(N), y, a, self._zeros(self.B, N), dy, norms,
-                     torch.zeros_like(norms), self._zeros(2, N) if norm else none, slope, bool(norm), add, n_in,
-                     n_out)  # fmt: skip
-
-    def _held(self, at: np.ndarray, to: np.ndarray) -> list[tuple[Layer, torch.Tensor, torch.Tensor]]:
-        """Every layer's fixed weights: their places in [K N], and what they are."""
-        found, start = [], 0
-        for layer in self.layers:
-            own = (at >= start) & (at < start + layer.n_in * layer.n_out)
-            row, column = np.divmod(at[own] - start, layer.n_out)
-            place, value = torch.from_numpy(row * layer.shape[1] + column), torch.from_numpy(to[own])
-            found.append((layer, place.to(self.device), value.to(self.device)))
-            start += (layer.n_in + 1 + 4 * layer.norms) * layer.n_out
-        return found
-
-    def release(self) -> None:
-        """After training: a weight whose velocity became NaN has diverged and is NaN, but for those that are fixed."""
-        for layer, place, value in self.held:
-            layer.w.masked_fill_(layer.wv.isnan(), torch.nan)
-            layer.w.view(self.n, -1)[:, place] = value
+                     torch.zeros_like(norms), self._zeros(2, N) if norm else none, slope, bool(norm), add, f, s,
+                     n_in, n_out)  # fmt: skip
 
     def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
         chosen = config(kernel, self.B, K, N, hip=hip()).options()
@@ -117,25 +115,43 @@ class Population(population.Population):
         options = self._options("first" if update else "show", K, N)
         _first_kernel[self.n, N // options["BN"]](
             images.x, self.bases, images.offsets, counts, images.scale, images.shift, layer.w, layer.wv, layer.b,
-            layer.bv, layer.dz, layer.a, layer.y, layer.norm, layer.stat, self.lr_now, self.decay, self.momentum,
+            layer.bv, layer.dz, layer.a, layer.z, layer.norm, layer.stat, self.lr_now, self.decay, self.momentum,
             layer.slope, now, then, self.size, self.bases.shape[1], UPDATE=update, FORWARD=forward, NORM=layer.norms,
             EVALUATE=evaluate, **options)  # fmt: skip
 
     def _rest(self, now: int, counts: torch.Tensor, evaluate: bool) -> None:
-        """Forward from the second layer to the loss of the batch at row `now`."""
+        """Forward from the first layer's result to the loss of the batch at row `now`."""
+        self._gate(self.layers[0], now, counts)
         for k, layer in enumerate(self.layers[1:-1], 1):
             K, N = layer.shape
             options, add = self._options("check" if evaluate else "forward", K, N), self.layers[max(layer.adds, 0)].y
             _forward_kernel[self.n, N // options["BN"]](
-                self.layers[k - 1].y, layer.w, layer.b, layer.a, layer.y, add, layer.norm, layer.stat, counts,
+                self.layers[k - 1].y, layer.w, layer.b, layer.a, layer.z, add, layer.norm, layer.stat, counts,
                 layer.slope, now, self.size, NORM=layer.norms, ADD=layer.adds >= 0, EVALUATE=evaluate,
                 **options)  # fmt: skip
+            self._gate(layer, now, counts)
         last = self.layers[-1]
         options = self._options("last", *last.shape)
         _last_kernel[self.n,](
             self.layers[-2].y, last.w, last.b, self.labels, counts, last.dz, self.losses, self.hits, last.slope, now,
             self.size, now // self.size, self.labels.shape[1], self.losses.shape[1], self.classes, EVALUATE=evaluate,
             **options)  # fmt: skip
+
+    def _gating(self, kernel: str, N: int) -> dict[str, Any]:
+        chosen = block(kernel, N, N, hip=hip()).options()
+        return {"B": self.B, "N": N, "PRECISION": self.precision, **chosen, "BM": self.B}
+
+    def _gate(self, layer: Layer, now: int, counts: torch.Tensor) -> None:
+        if layer.f is not None:
+            options = self._gating("gate", layer.shape[1])
+            _gate_kernel[self.n, 1, layer.shape[1] // options["BN"]](
+                layer.a, layer.f, layer.y, layer.s, counts, now, self.size, AREA=1, **options)  # fmt: skip
+
+    def _gate_back(self, layer: Layer, now: int, counts: torch.Tensor) -> None:
+        if layer.f is not None:
+            options = self._gating("gate_gradient", layer.shape[1])
+            _gate_gradient_kernel[self.n, 1, layer.shape[1] // options["BN"]](
+                layer.a, layer.y, layer.s, layer.f, layer.dz, counts, now, self.size, **options)  # fmt: skip
 
     def _back(self, now: int, counts: torch.Tensor) -> None:
         """Gradients and SGD steps from the last layer down to the second; leaves the first layer's dz."""
@@ -145,9 +161,10 @@ class Population(population.Population):
             K, N = layer.shape
             options, later = self._options("gradient", K, N), consumer.get(k - 1)
             _gradient_kernel[self.n, K // options["BK"]](
-                layer.dz, layer.w, below.a, below.dz, below.dy, later.dy if later else below.dz, below.norm, below.nv,
+                layer.dz, layer.w, below.a, below.back, below.dy, later.dy if later else below.dz, below.norm, below.nv,
                 below.stat, counts, self.lr_now, self.decay, self.momentum, below.slope, now, self.size,
                 NORM=below.norms, ADD=later is not None, KEEP=below.adds >= 0, **options)  # fmt: skip
+            self._gate_back(below, now, counts)
             options = self._options("update", K, N)
             _update_kernel[self.n, K // options["BK"], N // options["BN"]](
                 below.y, layer.dz, layer.w, layer.wv, layer.b, layer.bv, counts, self.lr_now, self.decay,
@@ -229,14 +246,16 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  adds: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any, momentum: float,
                  weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
-                 into: np.ndarray | None = None, fixed: Fixed = FREE) -> Iterator[Done]:  # fmt: skip
+                 into: np.ndarray | None = None, fixed: Fixed = FREE,
+                 gates: Gates = UNGATED) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     x uint8 or float32 [n, d]; lr float32 [epochs] or one row a job [N, epochs]; weight_decay a number or one a job [N].
     precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). chunk: networks at a time,
     what fits the free memory where None; halved when memory runs out. tick(n): called as work worth n networks is done.
-    into: float32 [N, P] to put the parameters in. fixed: fixed_at and fixed_to, of weights. The rest as
-    `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when the device fails.
+    into: float32 [N, P] to put the parameters in. fixed: fixed_at and fixed_to, of weights. gates: gate_at and gates; a
+    gated layer has slope 1. The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when
+    the device fails.
     """
     sizes, slopes = [int(s) for s in sizes], [float(s) for s in slopes]
     norms, adds = [int(n) for n in norms], [int(a) for a in adds]
@@ -245,17 +264,18 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     if len(sizes) < 3:
         raise ValueError("train_mlp: the triton kernels need at least one hidden layer")
     added = [a for a in adds if a >= 0]
-    if norms[-1] or adds[-1] >= 0 or len(set(added)) < len(added):
+    matrix = matrices(gates, sizes[1:], device)
+    if norms[-1] or adds[-1] >= 0 or matrix[-1] is not None or len(set(added)) < len(added):
         raise ValueError(
-            "train_mlp: the triton kernels take no BatchNorm or sum on the logits, and add each layer's output once at "
-            f"most; got norms {norms}, adds {adds} (backend='numba' has no such limit)"
+            "train_mlp: the triton kernels take no BatchNorm, sum or gate on the logits, and add each layer's output "
+            f"once at most; got norms {norms}, adds {adds} (backend='numba' has no such limit)"
         )
     images = Images.load(x, scale, shift, shape, pad, device)
     rates, decays = schedules(lr, weight_decay, len(jobs))
     each = bytes_per_network(sizes, norms, batch_size, most_rows(tasks), rates.shape[1])
 
     def train(some: slice) -> list[torch.Tensor]:
-        chosen = Population(images, tasks, jobs[some], sizes, slopes, norms, adds, fixed,
+        chosen = Population(images, tasks, jobs[some], sizes, slopes, norms, adds, fixed, matrix,
                             rates[some].to(device), decays[some].to(device), momentum, batch_size, seed,
                             precision)  # fmt: skip
         curves = chosen.train(tick)

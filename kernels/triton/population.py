@@ -11,6 +11,8 @@ from .configs import LIMIT, wide
 from .images import Images
 
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, train labels, test rows, test labels
+Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
+FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
 PRECISIONS = ("tf32x3", "tf32", "bf16", "ieee")
 
 
@@ -33,6 +35,27 @@ class Population:
         self.B = wide(batch_size)
         self.splits = [self._split([tasks[t][i : i + 2] for t, _ in jobs]) for i in (0, 2)]
         self._tables(self.splits[0][0].shape[1])
+        self.held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
+
+    def _hold(self, fixed: Fixed, start: int, w: torch.Tensor, v: torch.Tensor, rows: np.ndarray, n_out: int) -> None:
+        """Fix entries of a weight w [n, K, N] by a velocity v of NaN, which every step keeps.
+
+        start: where the weight [len(rows), n_out] is in a network's parameters; rows: where its rows are in w.
+        """
+        at, to = fixed
+        own = (at >= start) & (at < start + len(rows) * n_out)
+        row, column = np.divmod(at[own] - start, n_out)
+        place, value = torch.from_numpy(rows[row] * w.shape[2] + column), torch.from_numpy(to[own])
+        place, value = place.to(self.device), value.to(self.device)
+        w.view(self.n, -1)[:, place] = value
+        v.view(self.n, -1)[:, place] = torch.nan
+        self.held.append((w, v, place, value))
+
+    def release(self) -> None:
+        """After training: a weight whose velocity became NaN has diverged and is NaN, but for those that are fixed."""
+        for w, v, place, value in self.held:
+            w.masked_fill_(v.isnan(), torch.nan)
+            w.view(self.n, -1)[:, place] = value
 
     def _learn(self, now: int, counts: torch.Tensor) -> None:
         """A training step on the batch at row `now`; counts int32 [n]: rows of each network."""
