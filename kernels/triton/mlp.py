@@ -107,10 +107,6 @@ class Population(population.Population):
             layer.w.masked_fill_(layer.wv.isnan(), torch.nan)
             layer.w.view(self.n, -1)[:, place] = value
 
-    def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
-        chosen = config(kernel, self.B, K, N, hip=hip()).options()
-        return {"B": self.B, "K": K, "N": N, "PRECISION": self.precision, **chosen}
-
     def _first(self, now: int, then: int, counts: torch.Tensor, update: bool, forward: bool, evaluate: bool) -> None:
         layer, images = self.layers[0], self.images
         K, N = layer.shape
