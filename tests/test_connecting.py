@@ -116,6 +116,8 @@ def test_on_the_command_line(zoo, tmp_path, capsys):
     assert json.loads(capsys.readouterr().out)["lines"] == stored["lines"]
     assert cli.main([*command, "--points", "4"]) == 2
     assert "points must be odd and at least 3, so that one is the middle, got 4" in capsys.readouterr().err
+    assert cli.main([*command, "--backend", "numba", "--device", "cuda"]) == 2
+    assert "backend numba runs on cpu, not on cuda" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("backend", ["numba", "reference"])
@@ -145,7 +147,7 @@ def test_bad_input(zoo, four_tasks):
         ({"pairs": np.array([[0, 40]])}, r"pairs must be of 0\.\.39, got 0\.\.40"),
         ({"pairs": np.array([0, 1])}, r"pairs must be integers \[P, 2\], got int64 \(2,\)"),
         ({"align": lambda b, a: b[:1]}, r"align returned .*, wanted the 80 networks it was given"),
-        ({"backend": "triton"}, r"interpolate_mlp: backend triton does not have it"),
+        ({"backend": "numba", "device": "cuda"}, r"backend numba runs on cpu, not on cuda"),
     ):
         with pytest.raises(ValueError, match=message):
             wsfast.connectivity(**{"zoo": zoo, "tasks": four_tasks, "progress": False, **wrong})

@@ -12,7 +12,7 @@ import torch
 import triton  # noqa: F401 - now, as conftest.py set it up: a test below unsets TRITON_INTERPRET
 from wsfast.reference import cnn, mlp, philox
 
-from bench.gpu import cases, chains, contest, draws, headline, ours, page, recurrent, roofline, runner
+from bench.gpu import cases, chains, contest, draws, headline, ours, page, pairs, recurrent, roofline, runner
 
 ODD = cases.SMOKE["smoke-odd"]
 CEILINGS = {"copy": 4000.0, "fp32": 50.0, "tf32": 400.0, "bf16": 700.0}
@@ -82,12 +82,12 @@ def test_every_case_goes_through_without_our_op(tmp_path, monkeypatch):
     assert json.loads(out.read_text()) == run
     assert runner.failures(run) == []
     own = [r for r in run["rows"] if r["family"] == "ours"]
-    own += [r for r in run["chains"] + run["recurrent"] if r["contender"] == "wsfast"]
+    single = [r for name in runner.SINGLE for r in run[name]]
+    own += [r for r in single if r["contender"] == "wsfast"]
     assert {r["status"] for r in [*own, run["headline"]]} == {"not measured: TRITON_INTERPRET is unset"}
     timed = [r for r in run["rows"] if r["family"] not in ("ours", "jax")]
     assert all(r["status"] == "ok" and r["median"] > 0 for r in timed)
-    others = [r for r in run["chains"] + run["recurrent"] if r["contender"] != "wsfast"]
-    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in others)
+    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in single if r["contender"] != "wsfast")
     assert "TRITON_INTERPRET is unset" in page.run_text(run)
     roofline.draw(run, tmp_path / "roofline.svg")
     assert (tmp_path / "roofline.svg").read_text().count("<svg") == 1
@@ -182,6 +182,41 @@ def test_a_chain_kernel_that_depends_on_company_or_crashes_fails(monkeypatch):
     monkeypatch.setattr(ours, "chain", crash)
     rows = [r for r in chains.contest(chains.SMOKE[0], "cpu", CEILINGS) if r["contender"] == "wsfast"]
     assert {r["status"] for r in rows} == {"FAILED: RuntimeError: out of registers"}
+
+
+@pytest.mark.parametrize("made", pairs.SMOKE, ids=["correlation", "lines"])
+def test_pairs_are_timed_and_judged(made, monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    monkeypatch.setattr(pairs, "FEW", 2)
+    case = replace(made("cpu"), goal=1e-9, rounds=1)
+    rows = pairs.contest(case, "cpu", CEILINGS)
+    assert {r["contender"] for r in rows} == set(case.ways)
+    assert {r["status"] for r in rows} == {"ok"}
+    assert max(r["error"] for r in rows if r["precision"] != "tf32") < 1e-6
+    exact, loose = (r for r in rows if r["contender"] == "wsfast")
+    assert exact["met"]
+    assert "goal" not in loose
+    assert exact["ratio"] == pytest.approx(min(r["median"] for r in rows if r["precision"] == "fp32") / exact["median"])
+    assert "1e-09x: met |" in page.chain_tables(rows)
+
+
+@pytest.mark.parametrize(("change", "told"), [(1.0001, "FAILED: errs"), (None, "FAILED: a pair alone")])
+@pytest.mark.parametrize(("made", "op"), [(pairs.SMOKE[0], "correlation"), (pairs.SMOKE[1], "lines")])
+def test_wrong_pairs_get_no_time(made, op, change, told, monkeypatch):
+    """Wrong by a factor, or by what is computed beside a pair."""
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    right = getattr(ours, op)
+
+    def wrong(where, some, precision):
+        return right(where, some, precision) * (change or 1 + len(some) * 2.0**-24)
+
+    monkeypatch.setattr(ours, op, wrong)
+    rows = pairs.contest(replace(made("cpu"), rounds=1), "cpu", CEILINGS)
+    exact = next(r for r in rows if r["contender"] == "wsfast")
+    assert exact["status"].startswith(told)
+    assert "median" not in exact
+    assert "FAILED" in page.chain_tables([exact])
+    assert runner.failures({"rows": [], "pairs": rows, "headline": {}, "wrong": {}})
 
 
 def test_recurrent_networks_are_timed_and_judged(monkeypatch):

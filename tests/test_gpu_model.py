@@ -57,6 +57,17 @@ def test_small_networks_move_only_their_images():
     assert model.step_bytes([64, 32, 32, 32, 2], "whole", 128) == 128 * 64
 
 
+def test_pairs_by_hand():
+    top = {**model.ASSUMED, "copy": 1.0, "fp32": 1e-3}  # seconds a gigabyte, seconds a gigaflop
+    floor = model.correlation_floor(3, 2, 5, 7, "fp32", top)
+    assert (floor.bytes, floor.flop) == (4 * (3 * 3 * 5 * 7 + 2 * 5 * 5), 2 * 2 * 5 * 5 * 7)
+    ours = model.lines_floor([4, 3, 2], 5, 7, 11, "fp32", top, blended=False)
+    assert (ours.bytes, ours.flop) == (11 * 18 * 8, 2 * 11 * 5 * (2 * 12 + 7 * 6))
+    peers = model.lines_floor([4, 3, 2], 5, 7, 11, "fp32", top, blended=True)
+    assert (peers.bytes, peers.flop) == (11 * 18 * 7 * 16, 2 * 11 * 5 * 7 * 18)
+    assert peers.seconds == peers.memory == pytest.approx(peers.bytes / 1e9)
+
+
 def test_chain_kernels_by_hand():
     """The project's figures: 1.4e14 operations for 5,000 networks at d = 3072 and r = 500, 2.1 s of plain float32."""
     floor = model.chain_floor("chain_kernel", 5000, 3072, 500, "fp32", model.ASSUMED, triangle=True)

@@ -26,7 +26,7 @@ PACKAGES = {
     "triton": "wsfast.kernels.triton",
 }
 LACKS = {  # the ops that a backend does not have
-    "triton": ("interpolate_mlp", "interpolate_cnn", "dual_sgd", "mutual_information", "lasso_path"),
+    "triton": ("dual_sgd", "mutual_information", "lasso_path"),
 }
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 

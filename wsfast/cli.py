@@ -104,6 +104,8 @@ def parser() -> argparse.ArgumentParser:
     connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
     connect.add_argument("--points", type=int, default=25, help="on a line")
     connect.add_argument("--seed", type=int, default=0, help="of the pairs")
+    connect.add_argument("--backend", choices=tuple(PACKAGES), help="of the lines (default: the device's)")
+    connect.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where lines are measured")
     connect.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     connect.add_argument("--out", help="folder for connectivity.json and barriers.svg")
     connect.add_argument("--json", action="store_true", help="print JSON instead of the table")
@@ -329,7 +331,7 @@ def _connectivity(args: argparse.Namespace) -> int:
     from .files import writable_folder
 
     out = args.out and writable_folder(args.out)
-    options = {name: getattr(args, name) for name in ("pairs", "points", "seed")}
+    options = {name: getattr(args, name) for name in ("pairs", "points", "seed", "backend", "device")}
     result = connectivity(args.zoo, align=lambda zoo, to: align(zoo, to).zoo, root=args.data_root, **options)
     if out:
         result.save(out)

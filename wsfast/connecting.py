@@ -1,6 +1,6 @@
 """Are networks of one task joined by a straight line of low loss? Barriers between pairs, and the way from init."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from .asymmetry import gates
 from .events import Progress
 from .generation import untrained
 from .kernels.numba.threads import unordered
+from .lazy import Lazy
 from .network import Network, cnn_layers, mlp_layers
 from .reference.interpolate import barrier, monotonicity
 from .result import Result
@@ -24,6 +25,7 @@ SPLITS, MEASURES = ("train", "test"), ("loss", "error")
 TITLES = {"naive": "as they came", "aligned": "aligned", "init": "from init"}
 QUANTILES = (0.05, 0.5, 0.95)
 Align = Callable[[WeightSet, WeightSet], WeightSet]
+Curves = Iterator[tuple[slice, np.ndarray]]  # which lines, loss and error along them [n, splits, measures, L]
 
 
 @dataclass
@@ -56,6 +58,7 @@ def connectivity(
     seed: int = 0,
     root: str | Path | None = None,
     backend: str | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     progress: bool | None = None,
 ) -> ConnectivityResult:
@@ -65,8 +68,9 @@ def connectivity(
     pairs: so many a task, drawn with `seed` among all of its pairs, all where there are fewer; or int [P, 2], positions
     in the set, both of one task. points: on a line, an odd number, from 0 to 1. align: (networks, their references) ->
     the networks, units reordered to match, such as `lambda zoo, to: wsfast.align(zoo, to).zoo`; the lines from the
-    first networks to the aligned second ones are then measured too. threads: pairs at a time, all cores where None.
-    BatchNorm's running statistics are interpolated like all parameters. Diverged networks are left out of drawn pairs.
+    first networks to the aligned second ones are then measured too. device: "cpu" or "cuda". threads: pairs at a time
+    on a CPU, all cores where None. BatchNorm's running statistics are interpolated like all parameters. Diverged
+    networks are left out of drawn pairs.
 
     The barrier of a line is its lift over the chord, L(t) - ((1 - t) L(0) + t L(1)): the largest, and at the middle
     (Frankle et al., ICML 2020). Of every second network also the way from its initial weights, drawn again from its
@@ -94,19 +98,15 @@ def connectivity(
             raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
         lines["aligned"] = (a, aligned)
     t = np.linspace(0, 1, points)
-    run = along_lines(good.network, tasks, t, backend)
+    run = along_lines(good.network, tasks, t, backend, device, threads)
     curves: dict[tuple[str, str, str], np.ndarray] = {}
     with Progress("connectivity", len(lines) * len(drawn), "line", progress) as said:
         for name, (start, end) in lines.items():
             found = np.empty((len(drawn), len(SPLITS), len(MEASURES), points))
-
-            def one(i: int, start: WeightSet = start, end: WeightSet = end) -> np.ndarray:
-                return run(start[i], end[i])
-
-            for i, measured in unordered(one, range(len(drawn)), threads):
-                found[i] = measured
-                said.advance()
-                said.finished(line=name)
+            for some, measured in run(start, end):
+                found[some] = measured
+                said.advance(len(measured))
+                said.finished(len(measured), line=name)
             curves |= {(name, s, m): found[:, k, j] for k, s in enumerate(SPLITS) for j, m in enumerate(MEASURES)}
     rows = [
         {"line": line, "split": split, "measure": measure, **_summary(line, curve, t)}
@@ -116,7 +116,7 @@ def connectivity(
     about = {k: good.info.get(k) for k in ("data", "seed", "recipe", "precision")}
     numbers = {"schema": SCHEMA, "network": good.network.name, "networks": len(zoo), "diverged": len(zoo) - len(good)}
     numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(a.labels)), "points": points, "pair_seed": seed}
-    numbers |= {"backend": backends.choose(backend), **provenance.record(), "lines": rows}
+    numbers |= {"backend": backends.choose(backend, device), **provenance.record(device), "lines": rows}
     return ConnectivityResult(numbers, drawn, t, curves)
 
 
@@ -153,9 +153,14 @@ def _checked(zoo: WeightSet, pairs: np.ndarray) -> np.ndarray:
 
 
 def along_lines(
-    network: Network, tasks: TaskSet, points: np.ndarray, backend: str | None
-) -> Callable[[WeightSet, WeightSet], np.ndarray]:
-    """run(start, end), two sets of one network and task -> loss and error along their line [splits, measures, L]."""
+    network: Network,
+    tasks: TaskSet,
+    points: np.ndarray,
+    backend: str | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Callable[[WeightSet, WeightSet], Curves]:
+    """run(starts, ends), two sets of one network, the i-th of both of one task -> the curves of their lines."""
     kinds: dict[str, tuple[Any, Any]] = {
         "interpolate_mlp": (mlp_layers(network), ()),
         "interpolate_cnn": (cnn_layers(network), (np.array(tasks.shape),)),
@@ -163,25 +168,30 @@ def along_lines(
     name = next((name for name, (layers, _) in kinds.items() if layers is not None), None)
     if name is None:
         raise ValueError(f"connectivity: {network.name} cannot be interpolated yet (want mlp4, plainnet5, ...)")
-    op, (layers, shape) = getattr(backends.load(name, backend), name), kinds[name]
-    apart = *shape, *gates(network)
+    op, (layers, shape) = getattr(backends.load(name, backend, device), name), kinds[name]
+    network_of, t = (*layers, tasks.scale, tasks.shift, *shape, *gates(network)), points.astype(np.float32)
 
-    def flat(zoo: WeightSet) -> np.ndarray:
-        return np.concatenate([np.asarray(zoo.parameters[p.name], np.float32).ravel() for p in network.parameters])
-
-    def run(start: WeightSet, end: WeightSet) -> np.ndarray:
-        task, ends = tasks[int(start.labels[0])], (flat(start), flat(end))
+    def one(start: WeightSet, end: WeightSet) -> np.ndarray:
+        task, ends = tasks[int(start.labels[0])], (start.to_matrix()[0][0], end.to_matrix()[0][0])
         splits = (task.train_rows, task.train_labels), (task.test_rows, task.test_labels)
-        return np.array(
-            [
-                op(tasks.x, *split, *layers, tasks.scale, tasks.shift, *apart, *ends, points.astype(np.float32))
-                if len(split[0])
-                else np.full((len(MEASURES), len(points)), np.nan)
-                for split in splits
-            ]
-        )
+        nothing = np.full((len(MEASURES), len(t)), np.nan)
+        return np.array([op(tasks.x, *s, *network_of, *ends, t) if len(s[0]) else nothing for s in splits])
 
-    return run
+    def on_cpu(start: WeightSet, end: WeightSet) -> Curves:
+        for i, found in unordered(lambda i: one(start[i], end[i]), range(len(start)), threads):
+            yield slice(i, i + 1), found[None]
+
+    def on_gpu(start: WeightSet, end: WeightSet) -> Curves:
+        splits = [(task.train_rows, task.train_labels, task.test_rows, task.test_labels) for task in tasks.tasks]
+        yield from op(tasks.x, splits, start.labels, *network_of, _flat(start), _flat(end), t, device=device)
+
+    return on_gpu if backends.choose(backend, device) == "triton" else on_cpu
+
+
+def _flat(zoo: WeightSet) -> Lazy:
+    """float32 [N, P], read when it is asked for."""
+    size = sum(p.size for p in zoo.network.parameters)
+    return Lazy(lambda rows: zoo[rows].to_matrix()[0], (size,), np.arange(len(zoo)))
 
 
 def _summary(line: str, curve: np.ndarray, points: np.ndarray) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from .events import Progress
 from .generation import generate
 from .grid_expectations import judged
 from .grid_features import Sides, kernels, sides
-from .kernels.numba.threads import unordered
 from .network import network
 from .protocols import CLASSIFIERS, Outcome, classification, retrieval
 from .recipe import Recipe
@@ -155,12 +154,12 @@ def _barriers(
     drawn = draw_pairs(zoo.labels, pairs, seed)
     a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
     ends: dict[str, WeightSet | None] = {"naive": b, "aligned": align(b, a).zoo if zoo.network.groups else None}
-    run = along_lines(zoo.network, tasks, MIDDLE, None)
+    run = along_lines(zoo.network, tasks, MIDDLE, threads=threads)
 
     def measured(end: WeightSet) -> dict[str, Any]:
         found = np.empty((len(a), len(MIDDLE)))
-        for i, curves in unordered(lambda i: run(a[i], end[i]), range(len(a)), threads):
-            found[i] = curves[1, 0]  # the test loss
+        for some, curves in run(a, end):
+            found[some] = curves[:, 1, 0]  # the test loss
         lift = barrier(found, MIDDLE)[1]
         by_task = [float(lift[a.labels == task].mean()) for task in np.unique(a.labels)]
         return {"mean": float(np.mean(by_task)), "ci95": _t_interval(by_task), "by_task": by_task}

@@ -60,8 +60,8 @@ CONTEST = {
     "small-32-128": _small(32, 128),
     "small-128-32": _small(128, 32),
 }
-ORDER = ["ceilings", "mlp4", "headline", "chains", "recurrent", *list(CONTEST)[1:]]
-LIMITS = {"ceilings": 60.0, "headline": 150.0, "chains": 90.0, "recurrent": 120.0}
+ORDER = ["ceilings", "mlp4", "headline", "chains", "recurrent", "pairs", *list(CONTEST)[1:]]
+LIMITS = {"ceilings": 60.0, "headline": 150.0, "chains": 90.0, "recurrent": 120.0, "pairs": 90.0}
 LIMITS |= {name: case.limit for name, case in CONTEST.items()}
 
 
@@ -75,4 +75,4 @@ SMOKE = {
     "smoke-tile": _tiny(16, 16, 16),
     "smoke-cnn": Case(CnnSize(16, 2, 4, 3, 8, 2), CNN, ("tf32", "tf32x3"), {"strongest": 4.0}, 2, 1, 0.01, 2),
 }
-SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "chains", "recurrent"]
+SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "chains", "pairs", "recurrent"]

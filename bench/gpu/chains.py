@@ -20,7 +20,7 @@ TILE = 256  # of G in the library's way; a larger one would pass SPARE
 
 @dataclass(frozen=True)
 class Case:
-    """goal: for chain_gram the ratio to the fastest library row of the same grade, for chain_kernel seconds."""
+    """goal: the ratio to the fastest library row of the same grade, for chain_kernel seconds."""
 
     op: str
     n: int
@@ -44,10 +44,13 @@ SMOKE = [Case("chain_gram", 3, 21, 5, None, 2), Case("chain_kernel", 4, 33, 5, N
 
 @dataclass
 class Contender:
+    """share: of the work that a call does, whose time is scaled."""
+
     name: str
     precision: str
     call: Callable[[], Any]
     status: str = "ok"
+    share: float = 1.0
     error: float | None = None
     seconds: list[float] = field(default_factory=list)
     notes: dict[str, Any] = field(default_factory=dict)
@@ -126,29 +129,43 @@ def guarded(c: Contender, call: Callable[[], Any]) -> Any:
         return None
 
 
-def contest(case: Case, device: str, ceilings: dict[str, Any]) -> list[dict[str, Any]]:
-    """All contenders checked, then timed in turn; one row each."""
-    print(f"{case.op}: {case}", flush=True)
-    generator = torch.Generator(device).manual_seed(case.d)
-    x = torch.randn(case.n, case.d, case.r, device=device, generator=generator)
-    found, library = entrants(case, x, device), 0.0
+def compete(
+    title: str, found: list[Contender], check: Callable[[Contender, float], None], rounds: int, device: str
+) -> None:
+    """All contenders checked, by check(contender, the first one's error), then timed in turn."""
+    print(title, flush=True)
+    library = 0.0
     for c in found:
         if c.status == "ok":
-            guarded(c, partial(check, case, c, x, device, library if library else float("inf")))
+            guarded(c, partial(check, c, library if library else float("inf")))
             library = library or c.error or 0.0
         told = "" if c.error is None else f"errs {c.error:.1e}"
         print(f"  {c.name}, {c.precision}: {c.status[:200]} {told}", flush=True)
         if device == "cuda":
             torch.cuda.empty_cache()
-    for _ in range(case.rounds):
+    for _ in range(rounds):
         for c in found:
             if c.status == "ok":
-                c.seconds += [s for s in [guarded(c, partial(wall, c.call, device))] if s is not None]
-    return [row(case, c, found, ceilings) for c in found]
+                c.seconds += [s / c.share for s in [guarded(c, partial(wall, c.call, device))] if s is not None]
 
 
-def row(case: Case, c: Contender, found: list[Contender], ceilings: dict[str, Any]) -> dict[str, Any]:
-    floor = model.chain_floor(case.op, case.n, case.d, case.r, c.precision, ceilings, triangle=c.ours)
+def contest(case: Case, device: str, ceilings: dict[str, Any]) -> list[dict[str, Any]]:
+    """One row a contender."""
+    generator = torch.Generator(device).manual_seed(case.d)
+    x = torch.randn(case.n, case.d, case.r, device=device, generator=generator)
+    found = entrants(case, x, device)
+    compete(f"{case.op}: {case}", found, lambda c, library: check(case, c, x, device, library), case.rounds, device)
+
+    def floor(c: Contender) -> model.Floor:
+        return model.chain_floor(case.op, case.n, case.d, case.r, c.precision, ceilings, triangle=c.ours)
+
+    return [row(case, c, found, floor(c), ceilings) for c in found]
+
+
+def row(
+    case: Any, c: Contender, found: list[Contender], floor: model.Floor, ceilings: dict[str, Any]
+) -> dict[str, Any]:
+    """case: with op, goal and its size as a string."""
     known: dict[str, Any] = {"case": case.op, "size": str(case), "contender": c.name, "precision": c.precision}
     known |= {"status": c.status, "error": c.error, "floor": floor.seconds, "bound": floor.bound, **c.notes}
     if c.status != "ok" or not c.seconds:
@@ -163,7 +180,7 @@ def row(case: Case, c: Contender, found: list[Contender], ceilings: dict[str, An
     known["ratio"] = min(rivals) / median if rivals else None
     if c.ours and case.goal is not None and c.precision == "tf32x3":
         known["goal"] = case.goal
-        if case.op == "chain_gram":
+        if case.op != "chain_kernel":
             known["met"] = known["ratio"] is not None and known["ratio"] >= case.goal
         else:
             known["met"] = median <= case.goal and c.notes.get("beside_inputs", 0) <= SPARE

@@ -141,6 +141,27 @@ def chain_floor(op: str, n: int, d: int, r: int, precision: str, ceilings: dict[
     return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
 
 
+def correlation_floor(
+    networks: int, pairs: int, units: int, samples: int, precision: str, ceilings: dict[str, Any]
+) -> Floor:
+    """Of one call: every network's activations are read, standardised, written and read again; entries are written."""
+    moved, flop = 4 * (3 * networks * units * samples + pairs * units**2), 2 * pairs * units**2 * samples
+    return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
+
+
+def lines_floor(
+    sizes: list[int], samples: int, points: int, pairs: int, precision: str, ceilings: dict[str, Any], blended: bool
+) -> Floor:
+    """Of one call. blended: every point's weights are written (12 bytes) and read (4), and multiply all samples.
+
+    Else, as in ours, the ends are read (8) and the first layer is multiplied at the ends only.
+    """
+    first, every = weights(sizes)
+    moved = pairs * every * (16 * points if blended else 8)
+    flop = 2 * pairs * samples * (points * every if blended else 2 * first + points * (every - first))
+    return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
+
+
 def gru_floor(hidden: int, letters: float, ceilings: dict[str, Any]) -> Floor:
     """Of one network's step on a name, by the kernel that keeps one square matrix in registers at a time.
 

@@ -8,8 +8,10 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import torch
 
 from bench.gpu.problem import Problem
+from bench.lines import Lines
 from bench.names import Names
 from wsfast.backends import OPS, PACKAGES
 
@@ -36,6 +38,25 @@ def chain(op: str, x: Any, precision: str) -> Any:
     from wsfast.kernels.triton import gram
 
     return getattr(gram, op)(x, precision=precision)
+
+
+def correlation(x: torch.Tensor, pairs: np.ndarray, precision: str) -> np.ndarray:
+    from wsfast.kernels.triton import correlation
+
+    return correlation.correlation(x, x, pairs, precision=precision)
+
+
+def lines(problem: Lines, pairs: np.ndarray, precision: str) -> np.ndarray:
+    """Losses on lines of the problem: float64 [pairs, L]."""
+    from wsfast.kernels.triton.interpolate import interpolate_mlp
+
+    given = dict(problem.common)
+    rows, labels = given.pop("rows"), given.pop("labels")
+    task, none = np.zeros(len(pairs), np.int64), np.empty(0, np.int64)
+    ends = {"start": problem.start[pairs].numpy(), "end": problem.end[pairs].numpy()}
+    done = interpolate_mlp(tasks=[(rows, labels, none, none)], lines=task, **given, **ends, precision=precision,
+                           device=problem.device)  # fmt: skip
+    return np.concatenate([found[:, 0, 0] for _, found in done])
 
 
 def recurrent(problem: Names, networks: Iterable[int]) -> np.ndarray:

@@ -29,6 +29,10 @@ symmetric, as it computes no more. Ratio: the fastest library row of the same gr
 the device memory that one call added at most. Error: the worst of three networks' Grams, or of the nine entries of K
 that they make.
 
+correlation and interpolate: one call for all pairs. Everyone leaves the numbers on the host and reads a line's ends
+from there; floors leave these transfers out. A loop does some of the pairs, and its time is scaled. Ratio as for
+chain_gram. Error: the worst of the pairs that are compared with float64.
+
 train_gru: each step a single name. Peers are timed over some of the steps, the loop over some of the networks, and
 scaled; ours is the whole run with initial weights, draws and evaluation. Error: as in training, after four steps.
 """
@@ -112,7 +116,7 @@ def headline(h: dict[str, Any]) -> str:
 def _met(r: dict[str, Any]) -> str:
     if "goal" not in r:
         return ""
-    unit = "x" if r["case"] == "chain_gram" else " s"
+    unit = " s" if r["case"] == "chain_kernel" else "x"
     return f"{r['goal']:g}{unit}: {'met' if r['met'] else 'missed'}"
 
 
@@ -131,7 +135,7 @@ def _chain_line(r: dict[str, Any]) -> str:
 
 
 def chain_tables(rows: list[dict[str, Any]]) -> str:
-    """One Markdown table a chain kernel and size; time of one call for all networks."""
+    """One Markdown table an op and size; time of one call for all networks or pairs."""
     text = ""
     for (op, size), group in groupby(rows, lambda r: (r["case"], r["size"])):
         lines = "\n".join(map(_chain_line, group))
@@ -168,7 +172,7 @@ def run_text(run: dict[str, Any]) -> str:
     text += f"Commit {run['commit']}; {packages}; host {run['device']}.\n"
     if run["ceilings"]:
         text += f"{ceilings(run['ceilings'])}\n\n{headline(run['headline'])}\n{tables(run['rows'])}"
-        text += chain_tables(run.get("chains", [])) + gru_table(run.get("recurrent", []))
+        text += chain_tables(run.get("chains", []) + run.get("pairs", [])) + gru_table(run.get("recurrent", []))
     wrong = "".join(f"- {name}: {what}\n" for name, what in run["wrong"].items())
     return text + (f"\nWent wrong:\n\n{wrong}" if wrong else "")
 

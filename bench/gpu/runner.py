@@ -11,14 +11,15 @@ from typing import Any
 
 from bench.gpu import cases
 
-Part = dict[str, Any]  # {"ceilings": ...}, {"rows": ...}, {"chains": ...}, {"recurrent": ...} or {"headline": ...}
+Part = dict[str, Any]  # {"ceilings": ...}, {"rows": ...}, {"headline": ...} or a list of rows as {name: ...}
 Save = Callable[[Part], None]
+SINGLE = "chains", "pairs", "recurrent"  # cases that are not a contest of training
 
 
 def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, save: Save) -> Part:
     """One case in this process."""
     from bench.gpu import ceilings as top
-    from bench.gpu import chains, contest, headline, recurrent
+    from bench.gpu import chains, contest, headline, pairs, recurrent
 
     if name == "ceilings":
         from bench.gpu.device import describe
@@ -28,6 +29,8 @@ def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, 
         return {"headline": headline.run(device, headline.SMOKE if smoke else headline.Scale(), ceilings)}
     if name == "chains":
         return {"chains": chains.run(device, smoke, ceilings, lambda rows: save({"chains": rows}))}
+    if name == "pairs":
+        return {"pairs": pairs.run(device, smoke, ceilings, lambda rows: save({"pairs": rows}))}
     if name == "recurrent":
         return {"recurrent": recurrent.run(device, smoke, ceilings)}
     case = (cases.SMOKE if smoke else cases.CONTEST)[name]
@@ -69,7 +72,7 @@ def own(part: Part) -> list[Part]:
 
 def failures(run: Part) -> list[str]:
     """Everything that must turn the exit status red."""
-    every = [*run["rows"], *run.get("chains", []), *run.get("recurrent", []), run["headline"]]
+    every = [*run["rows"], *(row for name in SINGLE for row in run.get(name, [])), run["headline"]]
     rows = [r for r in every if str(r.get("status", "")).startswith("FAILED")]
     names = [f"{r.get('case', 'headline')}, {r.get('contender', 'wsfast')}, {r['precision']}" for r in rows]
     told = [f"{name}: {r['status']}" for name, r in zip(names, rows, strict=True)]

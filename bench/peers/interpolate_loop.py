@@ -3,14 +3,14 @@
 import torch
 from torch.nn import functional as F
 
-from bench.bench_interpolate import Lines
+from bench.lines import Lines
 
 
 def curves(problem: Lines, pairs: torch.Tensor) -> torch.Tensor:
     """Mean losses [n, L]."""
-    found = torch.empty(len(pairs), len(problem.points))
+    found = torch.empty(len(pairs), len(problem.points), device=problem.device)
     for row, i in zip(found, pairs.tolist(), strict=True):
-        start, end = problem.unpacked(problem.start[i]), problem.unpacked(problem.end[i])
+        start, end = (problem.unpacked(ends[i].to(problem.device)) for ends in (problem.start, problem.end))
         for k, t in enumerate(problem.points.tolist()):
             h, parameters = problem.inputs, [torch.lerp(a, b, t) for a, b in zip(start, end, strict=True)]
             for w, b in zip(parameters[:-2:2], parameters[1:-2:2], strict=True):

@@ -1,17 +1,17 @@
-"""torch.func: one point's loss, mapped over the points of a line and over pairs, PAIRS of them at a time."""
+"""torch.func: one point's loss, mapped over the points of a line and over pairs, some of them at a time."""
 
 import torch
 from torch.func import vmap
 from torch.nn import functional as F
 
-from bench.bench_interpolate import Lines
+from bench.lines import Lines
 
-PAIRS = 8  # at a time: 25 times their activations must fit the cache
+PAIRS = 8  # at a time on a CPU: 25 times their activations must fit the cache
 
 
-def curves(problem: Lines, pairs: torch.Tensor) -> torch.Tensor:
+def curves(problem: Lines, pairs: torch.Tensor, together: int = PAIRS) -> torch.Tensor:
     """Mean losses [n, L]."""
-    points = torch.from_numpy(problem.points)
+    points = torch.from_numpy(problem.points).to(problem.device)
 
     def loss(start: torch.Tensor, end: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         h, parameters = problem.inputs, problem.unpacked(torch.lerp(start, end, t))
@@ -20,4 +20,5 @@ def curves(problem: Lines, pairs: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(torch.addmm(parameters[-1], h, parameters[-2]), problem.labels)
 
     lines = vmap(vmap(loss, (None, None, 0)), (0, 0, None))
-    return torch.cat([lines(problem.start[i], problem.end[i], points) for i in pairs.split(PAIRS)])
+    ends = ((e[i].to(problem.device) for e in (problem.start, problem.end)) for i in pairs.split(together))
+    return torch.cat([lines(*some, points) for some in ends])

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from . import (
     grams,
     gru,
     heads,
+    interpolate,
     layers,
     meanpool,
     mlp,
@@ -41,9 +43,24 @@ from . import (
     recurrent,
     small,
 )
+from .configs import LIMIT
 
-MODULES = (batchnorm, convolution, correlation, figlu, grams, heads, layers, meanpool, mlp, philox, products, recurrent,
-           small)  # fmt: skip
+MODULES = (
+    batchnorm,
+    convolution,
+    correlation,
+    figlu,
+    grams,
+    heads,
+    interpolate,
+    layers,
+    meanpool,
+    mlp,
+    philox,
+    products,
+    recurrent,
+    small,
+)
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -126,10 +143,10 @@ class _Recorder:
 
 
 def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
-    """Every launch that NETWORKS' training and evaluation, the chain features of CHAINS and the correlations
+    """Every launch that NETWORKS' training, evaluation and lines, the chain features of CHAINS and the correlations
     of UNITS make, and who makes it."""
     found: dict[Launch, str] = {}
-    modules = (correlation, mlp, cnn, gru, philox, gram)
+    modules = (correlation, interpolate, mlp, cnn, gru, philox, gram, population)
     replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
@@ -191,16 +208,20 @@ def _walk_all(name: str, d: int, widths: tuple[int, ...], classes: int, batches:
 
 def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: str, residual: bool,
           gated: bool) -> None:  # fmt: skip
-    """Train and evaluate one network for two steps."""
+    """Train and evaluate one network for two steps, and the line from it to itself."""
     count = len(widths) + 1
     gates = np.array([gated - 1] * (count - 1) + [-1]), np.zeros(max(widths) ** 2, np.float32)
     rows, labels = np.arange(2 * batch), np.zeros(2 * batch, np.int64)
     norms = [1] * (count - 1) * residual + [0] if residual else [0] * count
     adds = [k - 2 if residual and k % 2 and 1 < k < count - 1 else -1 for k in range(count)]
     x, one = np.zeros((2 * batch, d), np.uint8), np.ones(d, np.float32)
-    list(mlp.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [d, *widths, classes],
-                          [0.0] * (count - 1) + [1.0], norms, adds, one, one, (1, 1, d), np.ones(1, np.float32), 0.9,
-                          0.0, batch, -1, 0, precision, "cpu", gates=gates))  # fmt: skip
+    tasks, sizes, slopes = [(rows, labels, rows, labels)], [d, *widths, classes], [0.0] * (count - 1) + [1.0]
+    list(mlp.train_chunks(x, tasks, [(0, 0)], sizes, slopes, norms, adds, one, one, (1, 1, d), np.ones(1, np.float32),
+                          0.9, 0.0, batch, -1, 0, precision, "cpu", gates=gates))  # fmt: skip
+    if not gated and precision in ("tf32x3", "ieee") and batch == LIMIT:  # lines are measured in these
+        ends = np.zeros((1, sum((a + 1 + 4 * norm) * b for (a, b), norm in zip(pairwise(sizes), norms, strict=True))))
+        list(interpolate.interpolate_mlp(x, tasks, np.zeros(1, int), sizes, slopes, norms, adds, one, one, [-1] * count,
+                                         None, ends, ends, one[:1], precision, "cpu"))  # fmt: skip
 
 
 def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], precisions: tuple[str, ...],

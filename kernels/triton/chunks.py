@@ -25,6 +25,13 @@ class Done:
     records: np.ndarray
 
 
+def fitting(n: int, each: int, device: str) -> int:
+    """How many of n networks, `each` bytes of device memory a network, a chunk has: what fits the free memory."""
+    free = int(torch.cuda.mem_get_info()[0] * HEADROOM) if device == "cuda" else HOST_MEMORY
+    chunk = max(1, min(free // each, max(256, TOGETHER // each)))
+    return max(1, -(-n // max(1, -(-n // chunk))))  # chunks of one size
+
+
 def in_chunks(op: str, train: Callable[[slice], list[torch.Tensor]], n: int, each: int, device: str,
               chunk: int | None = None, into: np.ndarray | None = None) -> Iterator[Done]:  # fmt: skip
     """n networks in order, `each` bytes of device memory a network, as they are done.
@@ -33,10 +40,7 @@ def in_chunks(op: str, train: Callable[[slice], list[torch.Tensor]], n: int, eac
     at a time, what fits the free memory where None; halved when memory runs out. into: float32 [n, P] to put the
     parameters in. RuntimeError names the networks in work when the device fails.
     """
-    if chunk is None:
-        free = int(torch.cuda.mem_get_info()[0] * HEADROOM) if device == "cuda" else HOST_MEMORY
-        chunk = max(1, min(free // each, max(256, TOGETHER // each)))
-        chunk = -(-n // max(1, -(-n // chunk)))  # chunks of one size
+    chunk = chunk or fitting(n, each, device)
     first, waiting = 0, None
     while first < n:
         some = slice(first, min(first + chunk, n))

@@ -18,7 +18,7 @@ from . import philox, population
 from .batchnorm import STATISTICS, _affine_kernel, _normal_gradient_kernel, _normal_kernel, _statistics_kernel
 from .blocks import block
 from .chunks import Done, in_chunks
-from .configs import config, wide
+from .configs import wide
 from .convolution import _convolve_kernel, _data_kernel, _weight_kernel
 from .images import Images
 from .layers import _gradient_kernel, _last_kernel, _update_kernel
@@ -157,14 +157,7 @@ class Population(population.Population):
             **self._head("last"))  # fmt: skip
 
     def _head(self, kernel: str) -> dict[str, Any]:
-        K, N = self.w.shape[1:]
-        return {
-            "B": self.B,
-            "K": K,
-            "N": N,
-            "PRECISION": self.precision,
-            **config(kernel, self.B, K, N, hip()).options(),
-        }
+        return super()._options(kernel, *self.w.shape[1:])
 
     def _show(self, now: int, counts: torch.Tensor) -> None:
         self._forward(now, counts, evaluate=True)
@@ -224,15 +217,24 @@ class Population(population.Population):
                 *self._input(k), branch.z, branch.w, branch.wv, branch.b, branch.bv, counts, *steps, now, self.size,
                 self.bases.shape[1], **options)  # fmt: skip
 
-    def parameters(self) -> torch.Tensor:
-        """Every network's parameters in the declaration's order: float32 [n, P]."""
+    def _views(self) -> list[torch.Tensor]:
+        """Every network's parameters in the declaration's order, [n, ...] each."""
         found = []
         for k, (u, net) in enumerate(zip(self.plan, self.nets, strict=True)):
             for branch in net:
                 w = self._declared(u, branch.w) if k else branch.w[:, : 9 * u.n_in]
-                found += [p[..., : u.n_out].reshape(self.n, -1) for p in (w, branch.b, branch.norm)]
-        found += [p[..., : self.classes].reshape(self.n, -1) for p in (self.w[:, : self.plan[-1].n_out], self.b)]
-        return torch.cat(found, 1)
+                found += [p[..., : u.n_out] for p in (w, branch.b, branch.norm)]
+        return found + [p[..., : self.classes] for p in (self.w[:, : self.plan[-1].n_out], self.b)]
+
+    def parameters(self) -> torch.Tensor:
+        """Every network's parameters in the declaration's order: float32 [n, P]."""
+        return torch.cat([p.reshape(self.n, -1) for p in self._views()], 1)
+
+    def load(self, parameters: torch.Tensor) -> None:
+        """Put there what `parameters` gives."""
+        views = self._views()
+        for p, own in zip(views, parameters.split([p[0].numel() for p in views], 1), strict=True):
+            p.copy_(own.view(p.shape))
 
 
 def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], sizes: Any, slopes: Any, strides: Any,

@@ -41,8 +41,8 @@ def config(kernel: str, B: int, K: int, N: int, hip: bool = False) -> Config:
         return Config({"BK": min(32, K), "BN": min(64, N), "BB": min(32, B)}, narrow, deep)
     if kernel == "show":
         return Config({"BK": 16, "BN": min(64, N), "BB": min(32, B)}, narrow, deep)
-    if kernel in ("forward", "check"):
-        return Config({"BK": min(32, K), "BN": min(64, N)}, narrow, deep if kernel == "forward" else 1)
+    if kernel in ("forward", "check", "between"):
+        return Config({"BK": min(32, K), "BN": min(64, N)}, narrow, 1 if kernel == "check" else deep)
     if kernel == "last":
         return Config({"BK": min(32, K)}, 4 if N <= 32 else 8, 2 if K > 128 else 3)
     if kernel == "gradient":

@@ -105,10 +105,6 @@ class Population(population.Population):
                      torch.zeros_like(norms), self._zeros(2, N) if norm else none, slope, bool(norm), add, f, s,
                      n_in, n_out)  # fmt: skip
 
-    def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
-        chosen = config(kernel, self.B, K, N, hip=hip()).options()
-        return {"B": self.B, "K": K, "N": N, "PRECISION": self.precision, **chosen}
-
     def _first(self, now: int, then: int, counts: torch.Tensor, update: bool, forward: bool, evaluate: bool) -> None:
         layer, images = self.layers[0], self.images
         K, N = layer.shape

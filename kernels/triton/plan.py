@@ -97,15 +97,15 @@ def bytes_per_network(plan: list[Unit], classes: int, batch_size: int, rows: int
 
 
 def planned(sizes: Any, slopes: Any, strides: Any, norm_last: Any, pools: Any, shortcuts: Any, shape: Any,
-            batch_size: int) -> list[Unit]:  # fmt: skip
-    """The units; ValueError for what the kernels do not train."""
+            batch_size: int, op: str = "train_cnn") -> list[Unit]:  # fmt: skip
+    """The units; ValueError for what the kernels do not compute."""
     if any(p and s for p, s in zip(pools, shortcuts, strict=True)):
-        raise ValueError("train_cnn: the triton kernels take no pool behind a shortcut (backend='numba' does)")
+        raise ValueError(f"{op}: the triton kernels take no pool behind a shortcut (backend='numba' does)")
     plan = units([int(s) for s in sizes], slopes, strides, norm_last, pools, shortcuts, int(shape[1]), int(shape[2]))
     most = max(batch_size * u.rows * u.N for u in plan)
     if most >= 2**31:
         raise ValueError(
-            f"train_cnn: a unit's batch of images has {most:,} numbers, the triton kernels take less than 2^31 "
+            f"{op}: a unit's batch of images has {most:,} numbers, the triton kernels take less than 2^31 "
             f"(a smaller batch_size)"
         )
     return plan

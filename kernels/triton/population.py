@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from . import philox
-from .configs import LIMIT, wide
+from .configs import LIMIT, config, wide
 from .images import Images
 
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, train labels, test rows, test labels
@@ -77,6 +77,11 @@ class Population:
             torch.from_numpy(labels).int().to(to),
             torch.tensor(counts, dtype=torch.int32, device=to),
         )
+
+    def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
+        """Of a launch over a whole batch, from K padded inputs to N outputs."""
+        chosen = config(kernel, self.B, K, N, hip=hip()).options()
+        return {"B": self.B, "K": K, "N": N, "PRECISION": self.precision, **chosen}
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(self.n, *shape, device=self.device)
