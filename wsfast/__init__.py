@@ -16,6 +16,7 @@ from .crossing import cross  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
 from .gridding import grid  # noqa: E402
 from .network import Network, network  # noqa: E402
+from .predicting import metanetworks  # noqa: E402
 from .recipe import Recipe  # noqa: E402
 from .searching import search  # noqa: E402
 from .studying import StudyResult, study  # noqa: E402
@@ -41,6 +42,7 @@ __all__ = [
     "cross",
     "generate",
     "grid",
+    "metanetworks",
     "network",
     "search",
     "study",
