@@ -7,6 +7,7 @@ if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ 
     __path__.append(str(_ROOT))
 
 from .aligning import align  # noqa: E402
+from .bayes import bayesian  # noqa: E402
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
 from .comparing import compare  # noqa: E402
@@ -33,6 +34,7 @@ __all__ = [
     "WeightClassifier",
     "WeightSet",
     "align",
+    "bayesian",
     "chain_factor",
     "chain_gram",
     "chain_kernel",
