@@ -74,23 +74,30 @@ def test_smallest_n_without_errors_is_the_rule_of_three():
 
 def test_bootstrap_by_task():
     """Tasks of one network each: nearly the exact interval. Errors that share a task: a much wider one."""
-    wrong, alone = np.arange(400) % 5 == 0, np.arange(400)
-    low, high = inference.bootstrap_by_task(wrong, alone)
+    right, alone = np.arange(400) % 5 > 0, np.arange(400)
+    low, high = inference.bootstrap_by_task(right, alone)
     np.testing.assert_allclose((low, high), stats.binom.ppf([0.025, 0.975], 400, 0.8) / 400, atol=0.008)
     tasks = np.repeat(np.arange(20), 20)
-    wide = inference.bootstrap_by_task(tasks % 5 == 0, tasks)
+    wide = inference.bootstrap_by_task(tasks % 5 > 0, tasks)
     assert wide[1] - wide[0] > 3 * (high - low)
-    assert inference.bootstrap_by_task(wrong, np.zeros(400, int)) == (0.8, 0.8)
-    assert inference.bootstrap_by_task(np.zeros(9, bool), np.arange(9)) == (1, 1)
-    assert inference.bootstrap_by_task(wrong, alone) == (low, high)
-    assert inference.bootstrap_by_task(wrong, alone, seed=1) != (low, high)
+    assert inference.bootstrap_by_task(right, np.zeros(400, int)) == (0.8, 0.8)
+    assert inference.bootstrap_by_task(np.ones(9, bool), np.arange(9)) == (1, 1)
+    assert inference.bootstrap_by_task(right, alone) == (low, high)
+    assert inference.bootstrap_by_task(right, alone, seed=1) != (low, high)
 
 
 def test_bootstrap_weighs_tasks_by_their_networks():
     """Nine right of a task of nine, one wrong of a task of one: draws are 1, 0.9 or 0."""
-    wrong, tasks = np.arange(10) == 9, np.array([4] * 9 + [7])
-    assert inference.bootstrap_by_task(wrong, tasks) == (0, 1)
-    assert inference.bootstrap_by_task(wrong, tasks, level=0.2) == (0.9, 0.9)
+    right, tasks = np.arange(10) < 9, np.array([4] * 9 + [7])
+    assert inference.bootstrap_by_task(right, tasks) == (0, 1)
+    assert inference.bootstrap_by_task(right, tasks, level=0.2) == (0.9, 0.9)
+
+
+def test_bootstrap_of_a_mean_is_in_its_units():
+    values, tasks = np.array([-3.0, -1, 7, 7]), np.array([5, 5, 2, 2])
+    assert inference.bootstrap_by_task(values, tasks) == (-2, 7)
+    moved = inference.bootstrap_by_task(10 * values + 1, tasks)
+    assert moved == (-19, 71)
 
 
 def test_holm_by_hand():

@@ -96,3 +96,22 @@ def test_labels_that_are_no_classes_are_refused():
     for labels in ([0, 1, 2], [0, -1, 1], [0, 1]):
         with pytest.raises(ValueError, match=r"KernelRidge: want labels \[P, 3\] in 0\.\.1, got"):
             solver.fit(labels, 2)
+
+
+def test_regression_is_scikit_learns_and_chooses_by_leave_one_out():
+    rng = np.random.default_rng(7)
+    x, new = rng.standard_normal((30, 12)), rng.standard_normal((9, 12))
+    y = 40 + x[:, 0] + 2 * rng.standard_normal(30)
+    scale = ((x - x.mean(axis=0)) ** 2).sum() / 30
+    tried = (*PENALTIES, 10.0, 100.0)
+    errors = []
+    for penalty in tried:
+        folds = [np.delete(np.arange(30), i) for i in range(30)]
+        left = [Ridge(alpha=penalty * scale).fit(x[f], y[f]).predict(x[[i]])[0] for i, f in enumerate(folds)]
+        errors.append(((np.array(left) - y) ** 2).sum())
+    solver = KernelRidge(x @ x.T, tried)
+    coef, intercept, penalty = solver.regress(y)
+    assert penalty == tried[int(np.argmin(errors))]
+    assert 0 < tried.index(penalty) < len(tried) - 1
+    peer = Ridge(alpha=penalty * scale).fit(x, y).predict(new)
+    np.testing.assert_allclose(solver.decision(new @ x.T, coef, intercept)[:, 0], peer, rtol=1e-8)

@@ -3,14 +3,17 @@
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .lazy import Lazy
 from .reference import asymmetric, philox
 
 if TYPE_CHECKING:
     from .network import Network, Parameter
+    from .weights import WeightSet
 
 
 def masked(net: "Network", shares: Sequence[float], kappas: Sequence[float], seed: int) -> "Network":
@@ -68,6 +71,27 @@ def fixed_entries(net: "Network") -> tuple[np.ndarray, np.ndarray]:
             to.append(values[order].astype(np.float32))
         start += p.size
     return np.concatenate(at), np.concatenate(to)
+
+
+def free_weights(zoo: "WeightSet") -> "WeightSet":
+    """The same networks with zeros for fixed entries, which are equal in all of them and no features.
+
+    Numbers of parameters that have fixed entries are read when NumPy asks for them.
+    """
+    at, start, parameters = fixed_entries(zoo.network)[0], 0, dict(zoo.parameters)
+    for p in zoo.network.parameters:
+        if p.fixed:
+            own = at[(at >= start) & (at < start + p.size)] - start
+            read = partial(_free, zoo.parameters[p.name], own)
+            parameters[p.name] = Lazy(read, p.shape, np.arange(len(zoo)))  # type: ignore[assignment]  # as an array
+        start += p.size
+    return replace(zoo, parameters=parameters)
+
+
+def _free(array: np.ndarray, fixed: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    out = np.array(array[rows], np.float32)
+    out.reshape(len(rows), -1)[:, fixed] = 0
+    return out
 
 
 def gates(net: "Network") -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,7 @@ from .table import TITLES
 
 if TYPE_CHECKING:
     from .connecting import ConnectivityResult
+    from .predicting import Metanetworks
     from .studying import StudyResult
 
 # Okabe and Ito, safe for colour-blind eyes
@@ -144,6 +145,43 @@ def barriers(result: "ConnectivityResult") -> str:
         ax.set(title=f"{split} {measure}", xlabel="t", xlim=(0, 1))
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
     return _svg(figure, "barriers", "Loss and error on straight lines between networks, median and 5-95 % of pairs")
+
+
+def predictions(result: "Metanetworks") -> str:
+    """What was predicted over what is, a row a protocol, a column a predictor."""
+    rows = result.numbers["rows"]
+    protocols, predictors = (list(dict.fromkeys(row[key] for row in rows)) for key in ("protocol", "predictor"))
+    figure, axes = _axes(
+        2.1 * len(predictors), 2.4 * len(protocols), len(protocols), len(predictors), sharex=True, sharey=True
+    )
+    for row in rows:
+        ax = axes[protocols.index(row["protocol"]), predictors.index(row["predictor"])]
+        truth, found = result.predictions[row["protocol"], row["predictor"]]
+        ax.plot(truth, found, "o", ms=2, alpha=0.5, color="#0072B2", mew=0)
+        ax.axline((truth.mean(), truth.mean()), slope=1, ls=":", **RULE)
+        score = "-" if row["r2"] is None else f"{row['r2']:z.2f}"
+        ax.set_title(f"{row['predictor']}\nR² {score}", fontsize=9)
+    for ax, protocol in zip(axes[:, 0], protocols, strict=True):
+        ax.set_ylabel(f"predicted, {protocol}")
+    figure.supxlabel("target", fontsize=10)
+    return _svg(figure, "predictions", "Predicted over true target of every tested network, for every predictor")
+
+
+def reliability(n: dict[str, Any]) -> str:
+    """Accuracy over confidence, a panel a model; a dot's area is the share of the test samples."""
+    figure, axes = _axes(2.6 * len(n["rows"]), 2.8, 1, len(n["rows"]), sharex=True, sharey=True)
+    for ax, row in zip(axes[0], n["rows"], strict=True):
+        bins = row["reliability"]
+        samples = np.array(bins["samples"])
+        own = np.flatnonzero(samples)
+        x, y = (np.array(bins[key], float)[own] for key in ("confidence", "accuracy"))
+        ax.axline((0.5, 0.5), slope=1, ls=":", **RULE)
+        ax.plot(x, y, color="#0072B2", lw=1)
+        ax.scatter(x, y, s=10 + 200 * samples[own] / samples.sum(), color="#0072B2", alpha=0.6, lw=0)
+        ax.set_title(f"{row['model']}\nECE {100 * row['ece']:.1f} %", fontsize=9)
+        ax.set(xlabel="confidence", xlim=(0, 1.03), ylim=(0, 1.03))
+    axes[0, 0].set_ylabel("accuracy")
+    return _svg(figure, "reliability", "Accuracy over confidence of every model's predictions")
 
 
 def controls(rows: list[dict[str, Any]], figure_name: str) -> str:

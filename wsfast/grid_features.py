@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from .aligning import align, reordered, shuffled_units
-from .asymmetry import fixed_entries
+from .asymmetry import free_weights
 from .chains import feature_kernel
 from .kernels.numba.gram import linear_kernel
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
@@ -43,13 +43,8 @@ def sides(zoo: WeightSet, symmetric: Network) -> Sides:
     """
     if [(p.name, p.shape) for p in zoo.network.parameters] != [(p.name, p.shape) for p in symmetric.parameters]:
         raise ValueError(f"grid: {zoo.network.name} and {symmetric.name} have other parameters")
-    at, start, free = fixed_entries(zoo.network)[0], 0, {}
-    for p in zoo.network.parameters:
-        free[p.name] = np.array(zoo.parameters[p.name])
-        own = at[(at >= start) & (at < start + p.size)] - start
-        free[p.name].reshape(len(zoo), -1)[:, own] = 0
-        start += p.size
     whole = replace(zoo, network=symmetric)
+    free = {name: np.asarray(array) for name, array in free_weights(zoo).parameters.items()}
     return Sides(whole, replace(whole, parameters=free))
 
 

@@ -86,18 +86,28 @@ def smallest_n(errors: int, n: int, alpha: float, level: float = 0.05) -> int | 
 
 
 def bootstrap_by_task(
-    wrong: np.ndarray, tasks: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95
+    values: np.ndarray, tasks: np.ndarray, resamples: int = 2000, seed: int = 0, level: float = 0.95
 ) -> tuple[float, float]:
-    """Percentile interval of the accuracy under resampling of whole tasks (Field and Welsh 2007, cluster bootstrap).
+    """Percentile interval of a mean under resampling of whole tasks (Field and Welsh 2007, cluster bootstrap).
 
-    wrong bool [n], tasks int [n]. Networks of one task share its difficulty and are not independent; tasks are. With
-    few tasks it is narrower than it should be, and without an error it has no width.
+    values [n], bool for an accuracy; tasks int [n]. Networks of one task share its difficulty and are not independent;
+    tasks are. With few tasks it is narrower than it should be, and has no width where all tasks are equal.
     """
+    codes, drawn = draw_tasks(tasks, resamples, seed)
+    n, sums = np.bincount(codes), np.bincount(codes, weights=values)
+    return percentiles(drawn @ sums / (drawn @ n), level)
+
+
+def draw_tasks(tasks: np.ndarray, resamples: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(each network's task as 0 .. T - 1, int [n]; how often each task is drawn, int [resamples, T])."""
     codes = np.unique(tasks, return_inverse=True)[1]
-    n = np.bincount(codes)
-    right = np.bincount(codes, weights=~np.asarray(wrong, bool))
-    drawn = np.random.default_rng(seed).multinomial(len(n), np.full(len(n), 1 / len(n)), size=resamples)
-    low, high = np.quantile(drawn @ right / (drawn @ n), [(1 - level) / 2, (1 + level) / 2])
+    count = codes.max() + 1
+    return codes, np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+
+
+def percentiles(resampled: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of a resampled statistic."""
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
 
 

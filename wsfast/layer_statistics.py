@@ -23,10 +23,11 @@ def _summary(parameter: np.ndarray, size: int) -> np.ndarray:
     """[N, ...] of `size` numbers each -> [N, 10], a few networks read at a time."""
     step = max(1, CHUNK // size)
     parts = (np.asarray(parameter[i : i + step], np.float64) for i in range(0, len(parameter), step))
-    return np.concatenate([_moments(part.reshape(len(part), -1)) for part in parts])
+    return np.concatenate([moments(part.reshape(len(part), -1)) for part in parts])
 
 
-def _moments(x: np.ndarray) -> np.ndarray:
+def moments(x: np.ndarray) -> np.ndarray:
+    """The ten statistics of every row of x [n, m]: float64 [n, 10]."""
     mean = x.mean(axis=1)
     centred = x - mean[:, None]
     std = np.sqrt((centred**2).mean(axis=1))

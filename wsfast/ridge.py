@@ -1,6 +1,6 @@
-"""Kernel ridge classification: one-hot least squares, thousands of labelings of the same networks at once."""
+"""Kernel ridge: one-hot least squares for thousands of labelings of the same networks at once, and regression."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 
 import numpy as np
@@ -18,17 +18,17 @@ COLUMNS, LABELINGS = 64, 32  # a block's sums stay in the second cache, and so d
 class KernelRidge(CentredKernel):
     """Ridge regression of one-hot labels on the centred feature space of a kernel, as scikit-learn's RidgeClassifier.
 
-    kernel [n, n] of the training networks. For every labeling the penalty is chosen among PENALTIES by leave-one-out
-    squared error, in closed form and on the training networks alone. All labelings share the inverses A of the
+    kernel [n, n] of the training networks. For every labeling one of `penalties` is chosen by leave-one-out squared
+    error, in closed form and on the training networks alone. All labelings share the inverses A of the
     penalised kernel, and one-hot labels turn the product A Y into sums of A's rows: n^2 additions a labeling, whatever
     the number of classes.
     """
 
-    def __init__(self, kernel: np.ndarray):
+    def __init__(self, kernel: np.ndarray, penalties: Sequence[float] = PENALTIES):
         super().__init__(kernel)
         n = len(kernel)
         self.solvers = []
-        for penalty in PENALTIES:
+        for penalty in penalties:
             factor, _ = linalg.cho_factor(self.train + penalty * np.eye(n), lower=True)
             lower = np.tril(linalg.lapack.dpotri(factor, lower=1)[0])
             inverse = lower + np.tril(lower, -1).T
@@ -45,7 +45,15 @@ class KernelRidge(CentredKernel):
             own = np.flatnonzero(chosen == k)
             for rows, columns, dual in _products(inverse, labels[own], share[own]):
                 coef[own[rows], columns] = dual.transpose(0, 2, 1)
-        return coef, share, np.array(PENALTIES)[chosen]
+        return coef, share, np.array([penalty for penalty, _, _ in self.solvers])[chosen]
+
+    def regress(self, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """target float [n] -> (coef [n, 1], intercept [1], penalty) as `decision` takes them."""
+        mean = target.mean()
+        duals = [inverse @ (target - mean) for _, inverse, _ in self.solvers]
+        errors = [((d * spread) ** 2).sum() for d, (_, _, spread) in zip(duals, self.solvers, strict=True)]
+        chosen = int(np.argmin(errors))
+        return duals[chosen][:, None], np.array([mean]), self.solvers[chosen][0]
 
     def accuracies(self, across: np.ndarray, train: np.ndarray, test: np.ndarray, classes: int) -> np.ndarray:
         """The test accuracy of each of P labelings, the classifier fitted anew for each, its penalty included: [P].
@@ -75,7 +83,7 @@ class KernelRidge(CentredKernel):
         return labels, np.stack([np.bincount(row, minlength=classes) for row in labels]) / n
 
     def _chosen(self, labels: np.ndarray, share: np.ndarray) -> np.ndarray:
-        """The place in PENALTIES of each labeling's least leave-one-out squared error: [P]."""
+        """The place in `solvers` of each labeling's least leave-one-out squared error: [P]."""
         errors = np.zeros((len(self.solvers), len(labels), -(-len(self.train) // COLUMNS)))
         for error, (_, inverse, spread) in zip(errors, self.solvers, strict=True):
             for rows, columns, dual in _products(inverse, labels, share):

@@ -72,7 +72,7 @@ def counts(o: Outcome, resamples: int, seed: int) -> dict[str, Any]:
         "tested_tasks": len(np.unique(o.tasks)),
     }
     if resamples:
-        found["bootstrap95"] = list(inference.bootstrap_by_task(o.wrong, o.tasks, resamples, seed))
+        found["bootstrap95"] = list(inference.bootstrap_by_task(~o.wrong, o.tasks, resamples, seed))
     return found
 
 
