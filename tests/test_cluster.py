@@ -35,6 +35,7 @@ def two_workers():
 def small_shards(zoo, monkeypatch):
     """Three networks a shard."""
     monkeypatch.setattr(storage, "SHARD", 3 * (zoo.nbytes // len(zoo)))
+    monkeypatch.setattr(storage, "PARTS", 1)
 
 
 def bits(folder):

@@ -20,6 +20,7 @@ CALL = {"repeats": 10, "width": 24, "progress": False}
 def small_shards(zoo, monkeypatch):
     """Three networks a shard: fourteen of them, the last with one."""
     monkeypatch.setattr(storage, "SHARD", 3 * (zoo.nbytes // len(zoo)))
+    monkeypatch.setattr(storage, "PARTS", 1)
 
 
 def bits(folder):
@@ -119,11 +120,13 @@ def test_shards_of_another_size_go_on_in_that_size(zoo, four_tasks, tmp_path, mo
     size = zoo.nbytes // len(zoo)
     with monkeypatch.context() as patch:
         patch.setattr(storage, "SHARD", 3 * size)
+        patch.setattr(storage, "PARTS", 1)
         wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "whole")
         stop_after(patch, 17, KeyboardInterrupt())
         with pytest.raises(wsfast.Interrupted):
             wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "broken")
     monkeypatch.setattr(storage, "SHARD", 7 * size)
+    monkeypatch.setattr(storage, "PARTS", 1)
     wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "broken")
     assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
 
@@ -153,7 +156,7 @@ def test_two_writers(four_tasks, tmp_path, monkeypatch):
 
 
 def _make(folder: str, pause: float = 0.0) -> None:
-    storage.SHARD = 1  # a network a shard: most of the time something is being written
+    storage.SHARD = storage.PARTS = 1  # a network a shard: most of the time something is being written
     trained = generation._on_cpu
 
     def slowly(*args):
@@ -175,6 +178,7 @@ def test_killed_at_any_moment_it_ends_with_the_same_bits(tmp_path, monkeypatch):
     machine is today; the first is before anything is on disk.
     """
     monkeypatch.setattr(storage, "SHARD", 1)  # put back afterwards
+    monkeypatch.setattr(storage, "PARTS", 1)
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["wsfast.generation", "wsfast.datasets", "sklearn.datasets"])
     _make(str(tmp_path / "whole"))

@@ -19,6 +19,7 @@ from wsfast.network import NETWORKS, Unit, convolutional
 def stored(zoo, tmp_path, monkeypatch):
     """The four-task set in shards of seven networks."""
     monkeypatch.setattr(storage, "SHARD", 7 * (zoo.nbytes // len(zoo)))
+    monkeypatch.setattr(storage, "PARTS", 1)
     return zoo.save(tmp_path / "set")
 
 

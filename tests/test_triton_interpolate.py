@@ -8,6 +8,7 @@ from wsfast.kernels.triton import interpolate as triton
 from wsfast.reference import interpolate as reference
 
 import wsfast
+from wsfast.asymmetry import gates
 from wsfast.modules import to_module
 from wsfast.network import Unit, cnn_layers, convolutional, fully_connected, mlp, mlp_layers, network
 
@@ -44,9 +45,9 @@ def problem(name):
         ends.append(np.concatenate([f.ravel() for f in flat]).astype(np.float32))
     layers, inputs = mlp_layers(net), (np.full(d, 1 / 64, np.float32), np.full(d, -2, np.float32))
     if layers is not None:
-        rest = (*layers, *inputs, np.full(len(layers[1]), -1), np.empty(0, np.float32))
+        rest = (*layers, *inputs, *gates(net))
     else:
-        rest = (*cnn_layers(net), *inputs, np.array(net.input_shape))
+        rest = (*cnn_layers(net), *inputs, np.array(net.input_shape), *gates(net))
     return net, x, tasks, rest, np.array(ends[::2]), np.array(ends[1::2])
 
 

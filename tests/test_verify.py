@@ -12,6 +12,7 @@ from wsfast.verifying import verify
 def made(four_tasks, zoo, tmp_path, monkeypatch):
     """40 networks in shards of seven."""
     monkeypatch.setattr(storage, "SHARD", 7 * (zoo.nbytes // len(zoo)))
+    monkeypatch.setattr(storage, "PARTS", 1)
     wsfast.generate("mlp4", four_tasks, repeats=10, width=24, progress=False, out=tmp_path / "set")
     return tmp_path / "set"
 

@@ -12,6 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from . import __version__
 from .backends import DEFAULT, PACKAGES, interpreting, missing
 from .chains import FEATURES
@@ -28,8 +30,8 @@ CONTROL_REPEATS, SHUFFLED = 20, 5  # networks a task of the further controls; sh
 MACHINES = ("engine", "address")  # where the work is done
 EXIT = """exit codes:
   0    done
-  1    verify: the set is not what its manifest says
-  2    the request cannot be met, and nothing was begun or lost; the message says why
+  1    verify: the set is not what its manifest says; with a traceback, a mistake of wsfast's own
+  2    the request cannot be met; the message says why, and what generate finished with --out is kept
   3    the device or the cluster failed; the message says where, the same command goes on with what is on disk
   130  interrupted (Ctrl-C); with --out, generate keeps every finished shard
 """
@@ -43,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"wsfast {__version__}")
-    top.add_argument("--log-json", metavar="FILE", help="append events to it, one JSON object a line")
+    _add_log(top, None)
     commands = top.add_subparsers(dest="command", required=True)
 
     study = commands.add_parser(
@@ -153,7 +155,15 @@ def parser() -> argparse.ArgumentParser:
     info.add_argument("zoo", nargs="?", help="folder of a weight set")
     info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     info.add_argument("--json", action="store_true", help="print JSON")
+    for command in commands.choices.values():
+        _add_log(command, argparse.SUPPRESS)  # given or not, it leaves what stands before the command
     return top
+
+
+def _add_log(command: argparse.ArgumentParser, default: Any) -> None:
+    command.add_argument(
+        "--log-json", metavar="FILE", default=default, help="append events to it, one JSON object a line"
+    )
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:
@@ -246,30 +256,50 @@ def _planned(args: argparse.Namespace, problems: Any, train: partial[Any], out: 
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from .manifest import read
     from .verifying import verify
 
     problems = verify(args.zoo, retrain=args.retrain, root=args.data_root)
     for problem in problems:
         print(f"wsfast: {problem}", file=sys.stderr)
+    again = min(args.retrain, read(Path(args.zoo).expanduser()).held)
     if not problems:
-        print(f"{args.zoo}: sound" + (f", {args.retrain} networks trained again are the same" if args.retrain else ""))
+        print(f"{args.zoo}: sound" + (f", {again} networks trained again are the same" if again else ""))
     return int(bool(problems))
+
+
+def _for_new_sets(args: argparse.Namespace) -> None:
+    """ValueError for options of training beside a stored set."""
+    plain = parser().parse_args(["study"])
+    options = ("data", "network", "tasks", "repeats", "width", "epochs", "precision", "data_root")
+    for name in options:
+        if getattr(args, name) != getattr(plain, name):
+            raise ValueError(f"study: --{name.replace('_', '-')} is for a new set, {args.zoo} is stored")
 
 
 def _study(args: argparse.Namespace) -> int:
     from . import WeightSet, study
     from .files import writable_folder
+    from .studying import check
+    from .verifying import verify
 
     start = time.perf_counter()
-    if args.dry_run:
-        return _info(args) if args.zoo else _planned(args, *_training(args), None)
-    name = Path(args.zoo).name if args.zoo else f"{args.data}-{args.network}"
-    out = writable_folder(args.out or f"runs/{name}")  # before an hour of training, not after it
+    settings = {name: getattr(args, name) for name in ("alpha", "classifier", "permutations", "seed")}
     controls = {}
     if args.zoo:
+        _for_new_sets(args)
+        if args.dry_run:
+            return _info(args)
         zoo = WeightSet.open(args.zoo)
+        if damaged := verify(args.zoo):
+            raise ValueError(f"study: {damaged[0]}")
+        out = writable_folder(args.out or f"runs/{Path(args.zoo).resolve().name}")
     else:
         problems, train = _training(args)
+        if args.dry_run:
+            return _planned(args, problems, train, None)
+        check(np.repeat(np.arange(len(problems)), args.repeats), **settings)  # before an hour of training
+        out = writable_folder(args.out or f"runs/{args.data}-{args.network}")
         further = {}
         if not args.quick:
             further = {
@@ -281,12 +311,9 @@ def _study(args: argparse.Namespace) -> int:
         controls = {name: train(own, repeats=few) for name, own in further.items()}
     result = study(
         zoo,
-        alpha=args.alpha,
-        classifier=args.classifier,
-        permutations=args.permutations,
+        **settings,
         controls=controls,
         quick=args.quick,
-        seed=args.seed,
         backend=args.backend,
         device=args.device,
         **{name: getattr(args, name) for name in MACHINES},

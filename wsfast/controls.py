@@ -21,13 +21,7 @@ def split_one_task(
     than 4 networks; ValueError where that leaves none.
     """
     rng = np.random.default_rng([_SPLIT, seed])
-    tasks, counts = np.unique(labels, return_counts=True)
-    used = tasks[counts >= A_A_NETWORKS]
-    if not len(used):
-        raise ValueError(
-            f"A/A control: a task needs at least {A_A_NETWORKS} usable networks to be split in two, the largest, task "
-            f"{tasks[counts.argmax()]}, has {counts.max()} (generate more repeats)"
-        )
+    tasks, used = np.unique(labels), large_enough(labels)
     wrong, tested = [], []
     for task in used:
         own = rng.permutation(np.flatnonzero(labels == task))
@@ -35,6 +29,17 @@ def split_one_task(
         wrong.append(found.wrong)
         tested.append(np.full(found.n, task))
     return Outcome(np.concatenate(wrong), np.concatenate(tested), 0.5), len(tasks) - len(used)
+
+
+def large_enough(labels: np.ndarray) -> np.ndarray:
+    """The tasks that can be split in two; ValueError where there is none."""
+    tasks, counts = np.unique(labels, return_counts=True)
+    if counts.max() < A_A_NETWORKS:
+        raise ValueError(
+            f"A/A control: a task needs at least {A_A_NETWORKS} usable networks to be split in two, the largest, task "
+            f"{tasks[counts.argmax()]}, has {counts.max()} (generate more repeats)"
+        )
+    return tasks[counts >= A_A_NETWORKS]
 
 
 def against_chance(o: Outcome) -> dict[str, Any]:

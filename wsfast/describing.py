@@ -68,7 +68,8 @@ def told(about: dict[str, Any]) -> str:
     lines += feature_lines(about["chains"], about["held"])
     if "recipe" in about:
         said = ", ".join(f"{k} {v}" for k, v in about["recipe"].items() if v is not None)
-        lines.append(f"made by {about['backend']} {about['precision']}, seed {about['seed']}: {said}")
+        backend, precision, seed = (about.get(key, "unknown") for key in ("backend", "precision", "seed"))
+        lines.append(f"made by {backend} {precision}, seed {seed}: {said}")
     lines += [
         f"run of {run.get('time', 'unknown time')}: {run['networks']:,} networks in {run['seconds']:,.0f} s on "
         f"{run.get('device', 'an unknown device')}"

@@ -3,9 +3,10 @@
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -81,51 +82,29 @@ def generate(
     remote = cluster.checked("generate", engine, address)
     if remote and threads is not None:
         raise ValueError(f"generate: threads belongs to engine 'local', a Ray task has one (got threads={threads})")
+    if threads is not None and threads < 1:
+        raise ValueError(f"generate: threads must be at least 1, got {threads}")
     call = cluster.place(engine, address, device)
-    backend = call(backends.choose, backend, device)
-    if isinstance(network, str):
-        network = named_network(network, tasks.shape, tasks.classes, width or tasks.width)
-    elif width is not None:
-        raise ValueError("generate: width belongs to a named network, a declaration has its own")
-    if network.input_shape != tasks.shape or network.classes != tasks.classes:
-        raise ValueError(
-            f"generate: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
-            f"the tasks have {tasks.shape} and {tasks.classes}"
-        )
-    if repeats < 1:
-        raise ValueError(f"generate: repeats must be at least 1, got {repeats}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"generate: seed must be 0..2^64 - 1, got {seed}")
-    recipe = recipe or tasks.recipe
-    recurrent = backend == "triton" and gru_width(network) is not None
-    precisions = ("ieee",) if recurrent else PRECISIONS[backend]
-    if precision is not None and precision not in precisions:
-        raise ValueError(f"generate: precision of {backend} must be {' or '.join(precisions)}, got {precision!r}")
-    precision = precision or DEFAULTS.get((backend, _op(network)), precisions[0])
-
-    labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
-    made_from = {
-        "recipe": recipe.to_dict(),
-        "seed": seed,
-        "repeats": repeats,
-        "backend": backend,
-        "precision": precision,
-    }
+    work = settled(network, tasks, seed, recipe, width, backend, device, precision, call)
+    network, made_from = work.network, work.made_from(repeats)
+    labels = np.repeat(np.arange(len(tasks)), made_from["repeats"])
+    numbers = np.tile(np.arange(made_from["repeats"]), len(tasks))
     workers = cluster.processors(address, device) if remote else threads or available()
     info = {"data": tasks.name, "source": tasks.source, **made_from, "engine": engine, "threads": workers}
     made_by = call(provenance.record, device)
     sink: Writer | Memory
     if out is None:
-        sink = Memory(network, tasks.names, labels, numbers, info, made_by, recipe.epochs)
+        sink = Memory(network, tasks.names, labels, numbers, info, made_by, work.recipe.epochs)
     else:
-        plan = {**made_from, "data": tasks.name, "tasks_sha256": tasks.sha256()}
-        sink = Writer(out, network, tasks.names, labels, numbers, plan, info, made_by)
+        sink = Writer(out, network, tasks.names, labels, numbers, work.plan(repeats), info, made_by)
     with sink:
         todo = np.flatnonzero(~sink.done)
         jobs = [(int(labels[i]), int(numbers[i])) for i in todo]
+        if jobs and not remote:
+            work.prepare(*jobs[0], progress)
+        sink.started = time.perf_counter()
         title = f"train {network.name} on {tasks.name}"
         with Progress(title, len(labels), "net", progress, len(labels) - len(jobs)) as said:
-            work = Work(network, tasks, recipe, seed, backend, precision, device)
             if remote:
                 batches = _on_cluster(work, jobs, todo // sink.each, address, said.advance)
             else:
@@ -141,6 +120,43 @@ def generate(
             except KeyboardInterrupt:
                 raise Interrupted(sink.weight_set(partial=True)) from None
         return sink.weight_set()
+
+
+def settled(
+    network: str | Network,
+    tasks: TaskSet,
+    seed: int,
+    recipe: Recipe | None,
+    width: int | None,
+    backend: str | None,
+    device: str,
+    precision: str | None,
+    call: Callable[..., Any],
+) -> "Work":
+    """generate's arguments with what stands for None; call(function, ...) asks where the networks will be trained."""
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(f"generate: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
+    if recipe is not None and not isinstance(recipe, Recipe):
+        raise TypeError(f"generate: recipe must be a wsfast.Recipe, got {type(recipe).__name__}")
+    backend = call(backends.choose, backend, device)
+    if isinstance(network, str):
+        network = named_network(network, tasks.shape, tasks.classes, tasks.width if width is None else width)
+    elif width is not None:
+        raise ValueError("generate: width belongs to a named network, a declaration has its own")
+    if network.input_shape != tasks.shape or network.classes != tasks.classes:
+        raise ValueError(
+            f"generate: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
+            f"the tasks have {tasks.shape} and {tasks.classes}"
+        )
+    seed = index(seed)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"generate: seed must be 0..2^64 - 1, got {seed}")
+    recurrent = backend == "triton" and gru_width(network) is not None
+    precisions = ("ieee",) if recurrent else PRECISIONS[backend]
+    if precision is not None and precision not in precisions:
+        raise ValueError(f"generate: precision of {backend} must be {' or '.join(precisions)}, got {precision!r}")
+    precision = precision or DEFAULTS.get((backend, _op(network)), precisions[0])
+    return Work(network, tasks, tasks.recipe if recipe is None else recipe, seed, backend, precision, device)
 
 
 class _SoFar:
@@ -173,6 +189,25 @@ class Work:
     precision: str
     device: str
 
+    def made_from(self, repeats: int) -> dict[str, Any]:
+        """For a set's info."""
+        repeats = index(repeats)
+        if repeats < 1:
+            raise ValueError(f"generate: repeats must be at least 1, got {repeats}")
+        how = {"recipe": self.recipe.to_dict(), "seed": self.seed, "repeats": repeats}
+        return {**how, "backend": self.backend, "precision": self.precision}
+
+    def plan(self, repeats: int) -> dict[str, Any]:
+        """What a stored set's networks are a function of."""
+        return {**self.made_from(repeats), "data": self.tasks.name, "tasks_sha256": self.tasks.sha256()}
+
+    def prepare(self, task: int, repeat: int, progress: bool | None) -> None:
+        """Compile, or load what was compiled, so that it does not count as training: a network of no epochs."""
+        if self.backend == "numba":
+            with Progress(f"compile {self.network.name}", 1, "call", progress) as said:
+                trainer(self.network, self.tasks, replace(self.recipe, epochs=0), self.seed, self.backend)(task, repeat)
+                said.advance()
+
     def run(self, jobs: Jobs, threads: int | None, tick: Callable[[float], Any]) -> Generator[Batch]:
         """Train these networks here; tick(amount) as they progress."""
         if self.backend == "triton":
@@ -194,12 +229,15 @@ class Memory:
         epochs: int,
     ) -> None:
         count = len(labels)
-        self.done, self.each = np.zeros(count, bool), networks_per_shard(4 * sum(p.size for p in network.parameters))
+        self.done, self.each = (
+            np.zeros(count, bool),
+            networks_per_shard(4 * sum(p.size for p in network.parameters), count),
+        )
         parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
         records = {**{name: np.empty(count) for name in RECORDS}, "loss_curve": np.empty((count, epochs))}
         records["diverged"] = np.zeros(count, np.int64)
         self._zoo = WeightSet(network, parameters, labels, repeats, tuple(task_names), records, {**info, **made_by})
-        self._start = time.perf_counter()
+        self.started = time.perf_counter()
 
     def __enter__(self) -> "Memory":
         return self
@@ -217,8 +255,8 @@ class Memory:
         self.done[networks] = True
 
     def weight_set(self, partial: bool = False) -> WeightSet:
-        seconds = time.perf_counter() - self._start
-        self._zoo.info.update(generate_s=seconds, networks_per_s=self.done.sum() / seconds)
+        seconds = time.perf_counter() - self.started
+        self._zoo.info.update(generate_s=seconds, networks_per_s=int(self.done.sum()) / seconds)
         return self._zoo[self.done] if partial else self._zoo
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from .files import write_whole
 from .network import Network
+from .recipe import Recipe
 
 FILE, SCHEMA = "manifest.json", 1
 SHARD_NAME = r"shard-(\d{5,})\.safetensors"  # nothing that could lead out of the folder
+PLAN = {"recipe", "seed", "repeats", "backend", "precision", "data", "tasks_sha256"}
 LARGEST = 2**40  # of a size or a count
 
 
@@ -56,7 +58,13 @@ class Manifest:
         for run in _list(self.info.get("runs", [])):
             _want(isinstance(run, Mapping) and type(run.get("networks")) is int, "runs with their networks", run)
             _want(type(run.get("seconds")) in (int, float), "runs with their seconds", run)
-        _want(self.plan is None or isinstance(self.plan, Mapping), "plan", self.plan)
+        _made(self.info)
+        if self.plan is not None:
+            _want(isinstance(self.plan, Mapping), "plan", self.plan)
+            _want(self.plan.keys() >= PLAN, f"a plan with {', '.join(sorted(PLAN))}", list(self.plan))
+            _made(self.plan)
+            _count(self.plan["repeats"], "repeats")
+            _want(isinstance(self.plan["tasks_sha256"], str), "tasks_sha256", self.plan["tasks_sha256"])
         _want(self.held <= self.networks, f"at most {self.networks} networks in all shards", self.held)
         _want(len({s.file for s in self.shards}) == len(self.shards), "every shard once", [s.file for s in self.shards])
 
@@ -88,7 +96,7 @@ def read(folder: Path) -> Manifest:
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     schema = values.get("schema") if isinstance(values, dict) else None
-    if schema != SCHEMA:
+    if type(schema) is not int or schema != SCHEMA:
         raise ValueError(f"{path}: this version reads schema {SCHEMA}, the file has {schema!r} (update wsfast)")
     try:
         return Manifest(
@@ -101,6 +109,19 @@ def read(folder: Path) -> Manifest:
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path} is damaged: {_said(error)}") from error
+
+
+def _made(values: Mapping[str, Any]) -> None:
+    """What info and a plan say in the same words, where they say it."""
+    if "recipe" in values:
+        Recipe.from_dict(values["recipe"])
+    seed = values.get("seed", 0)
+    _want(type(seed) is int and 0 <= seed < 2**64, "seed", seed)
+    for key in ("backend", "precision", "data"):
+        _want(isinstance(values.get(key, ""), str), key, values.get(key))
+    for key in ("generate_s", "networks_per_s"):
+        number = values.get(key, 0)
+        _want(type(number) in (int, float) and number >= 0, key, number)
 
 
 def _said(error: Exception) -> str:

@@ -1,15 +1,18 @@
 """What a run would take, told before it is run."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import cluster
 from .describing import chains, feature_lines, in_bytes
-from .generation import generate
-from .manifest import FILE, read
+from .generation import generate, settled
+from .manifest import FILE
 from .storage import networks_per_shard
 from .taskset import TaskSet
 from .weights import WeightSet
+from .writer import begun
 
 TRIAL_S = 0.5  # a trial shorter than this says little
 
@@ -23,10 +26,17 @@ def plan_training(network: Any, tasks: TaskSet, *, repeats: int, out: str | None
     will be faster. ValueError as generate.
     """
     recipe = options.pop("recipe", None) or tasks.recipe
-    total = len(tasks) * repeats
-    already = 0
-    if out is not None and (Path(out).expanduser() / FILE).exists():
-        already = read(Path(out).expanduser()).held
+    asked: dict[str, Any] = {"width": None, "backend": None, "precision": None, "seed": 0, "device": "cpu", **options}
+    place = cluster.place(asked.pop("engine", "local"), asked.pop("address", None), asked["device"])
+    work = settled(network, tasks, recipe=recipe, call=place, **asked)
+    plan = work.plan(repeats)
+    total, already = len(tasks) * repeats, 0
+    if out is not None:
+        folder = Path(out).expanduser()
+        if (folder / FILE).exists():
+            already = begun(folder, work.network, plan).held
+        elif not os.access(next(p for p in (folder, *folder.absolute().parents) if p.exists()), os.W_OK):
+            raise OSError(f"cannot write into {folder} (choose another folder with --out)")
 
     def trial(networks: int, epochs: int) -> WeightSet:
         few = replace(tasks, tasks=tasks.tasks[:networks])
@@ -34,7 +44,7 @@ def plan_training(network: Any, tasks: TaskSet, *, repeats: int, out: str | None
         short = replace(recipe, epochs=min(epochs, recipe.epochs))
         return generate(network, few, repeats=each, recipe=short, progress=False, **options)
 
-    sample = trial(1, 1)  # compiled by now
+    sample = trial(1, 1)
     networks = 1
     while sample.info["generate_s"] < TRIAL_S and networks < total:
         networks = min(4 * networks, total)
@@ -54,7 +64,7 @@ def plan_training(network: Any, tasks: TaskSet, *, repeats: int, out: str | None
         "epochs": recipe.epochs,
         "steps": recipe.epochs * (recipe.steps or -(-rows // recipe.batch_size)),
         "bytes": total * size,
-        "shards": None if out is None else -(-total // networks_per_shard(size)),
+        "shards": None if out is None else -(-total // networks_per_shard(size, total)),
         "chains": chains(sample, total),
         "trial_networks": len(sample),
         "seconds": (total - already) / len(sample) * (first + max(0.0, more) * max(0, recipe.epochs - 1)),

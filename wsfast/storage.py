@@ -5,7 +5,9 @@ and records. The manifest is written last, so a folder without one is not a set.
 """
 
 import hashlib
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from .network import Network
 from .weights import WeightSet
 
 SHARD = 256 << 20  # bytes of parameters in a shard, at least one network
+PARTS = 100  # shards of a generated set, where it has so many networks: what an interrupted run loses at most
 RECORD = "record/"
 RECORDED = ("F32", "F64", "I64")  # types of records
 
@@ -65,22 +68,43 @@ def save(zoo: WeightSet, folder: str | Path) -> Path:
     """Write a set into a new or empty folder; returns it. ValueError where the folder already holds one."""
     if not len(zoo):
         raise ValueError("save: the set holds no network")
+    try:
+        json.dumps(zoo.info)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"save: the set's info holds what JSON cannot: {error}") from error
     folder = writable_folder(folder)
-    if (folder / manifest.FILE).exists():
-        raise ValueError(f"save: {folder} already holds a weight set (choose another folder)")
     each = networks_per_shard(zoo.nbytes // len(zoo))
     shards: list[Shard] = []
-    for k, first in enumerate(range(0, len(zoo), each)):
-        part = zoo[first : first + each]
-        records = {"label": part.labels, "repeat": part.repeats, **part.records}
-        shards.append(write_shard(folder, k, part.parameters, records))
-    Manifest(zoo.network, tuple(zoo.task_names), len(zoo), zoo.info, None, tuple(shards)).write(folder)
+    with locked("save", folder):
+        if (folder / manifest.FILE).exists():
+            raise ValueError(f"save: {folder} already holds a weight set (choose another folder)")
+        for k, first in enumerate(range(0, len(zoo), each)):
+            part = zoo[first : first + each]
+            records = {"label": part.labels, "repeat": part.repeats, **part.records}
+            shards.append(write_shard(folder, k, part.parameters, records))
+        Manifest(zoo.network, tuple(zoo.task_names), len(zoo), zoo.info, None, tuple(shards)).write(folder)
     return folder
 
 
-def networks_per_shard(size: int) -> int:
-    """size: bytes of one network's parameters."""
-    return max(1, SHARD // size)
+@contextmanager
+def locked(op: str, folder: Path) -> Iterator[None]:
+    """One writer at a time has a folder; the operating system frees it when a process dies."""
+    try:
+        import fcntl
+    except ImportError as error:
+        raise OSError(f"{op}: weight sets are written under POSIX file locks, which this system lacks") from error
+    with (folder / ".lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise OSError(f"{op}: another process is writing into {folder} (choose another folder)") from error
+        yield
+
+
+def networks_per_shard(size: int, networks: int | None = None) -> int:
+    """size: bytes of one network's parameters; networks: of the whole set, where it is generated shard by shard."""
+    most = max(1, SHARD // size)
+    return most if networks is None else min(most, -(-networks // PARTS))
 
 
 def write_shard(folder: Path, k: int, parameters: Mapping[str, Any], records: Mapping[str, np.ndarray]) -> Shard:

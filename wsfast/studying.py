@@ -11,12 +11,12 @@ import numpy as np
 
 from . import cluster, provenance
 from .chains import feature_kernel, features_of
-from .controls import against_chance, split_one_task
+from .controls import against_chance, large_enough, split_one_task
 from .distance import permanova, spread
 from .events import Progress
 from .generation import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
-from .protocols import CLASSIFIERS, classification, permutation_test, retrieval_split
+from .protocols import CLASSIFIERS, classification, classification_split, permutation_test, retrieval_split
 from .result import Result
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
 from .table import TITLES, table
@@ -101,15 +101,11 @@ def study(
 
     ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"study: alpha must be in (0, 1), got {alpha}")
-    if classifier not in CLASSIFIERS:
-        raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
-    if permutations < 0:
-        raise ValueError(f"study: permutations must be at least 0, got {permutations}")
     start = time.perf_counter()
     good = usable("study", zoo)
-    retrieval_split(good.labels, seed)  # too few tasks are found before anything is computed
+    check(good.labels, alpha, classifier, permutations, seed)
+    if not zoo.network.chains:
+        raise ValueError(f"study: {zoo.network.name} declares no chain")
     others = {name: _control_set(name, other) for name, other in (controls or {}).items()}
     seeds, resamples = (range(seed, seed + 1), 0) if quick else (range(seed, seed + SPLIT_SEEDS), RESAMPLES)
     plan = Plan(alpha, classifier, 0 if quick else permutations, seeds, resamples)
@@ -167,6 +163,21 @@ def study(
         "verdict": verdict(cells, must, alpha),
     }
     return StudyResult(numbers, kernel, middle, good.labels, curves, good.records.get("loss_curve", np.empty((0, 0))))
+
+
+def check(labels: np.ndarray, alpha: float, classifier: str, permutations: int, seed: int) -> None:
+    """ValueError for what a study of networks with these labels [N] cannot meet, before anything is computed."""
+    if not 0 < alpha < 1:
+        raise ValueError(f"study: alpha must be in (0, 1), got {alpha}")
+    if classifier not in CLASSIFIERS:
+        raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
+    if permutations < 0:
+        raise ValueError(f"study: permutations must be at least 0, got {permutations}")
+    if seed < 0:
+        raise ValueError(f"study: seed must be at least 0, got {seed}")
+    retrieval_split(labels, seed)
+    classification_split(labels, seed)
+    large_enough(labels)
 
 
 def _control_set(name: str, zoo: WeightSet) -> WeightSet:

@@ -1,21 +1,20 @@
 """Is a stored weight set what its manifest says it is?"""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .datasets import LOADERS
 from .events import Progress
+from .files import sha256
 from .generation import trainer
 from .manifest import Manifest, read
 from .recipe import Recipe
 from .storage import load, open_shard
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
-
-CHUNK = 1 << 22  # bytes hashed at a time
 
 
 def verify(
@@ -34,12 +33,10 @@ def verify(
     loaded by its name (from `root`) where None. ValueError where there is no readable manifest, or networks cannot be
     trained again here: a set that was not generated, or on another backend or data.
     """
+    if retrain < 0:
+        raise ValueError(f"verify: retrain must be at least 0, got {retrain}")
     folder = Path(folder).expanduser()
     manifest, problems = read(folder), []
-    if manifest.held < manifest.networks:
-        problems.append(
-            f"{manifest.held} of its {manifest.networks} networks are there: generating them was interrupted"
-        )
     with Progress(f"verify {folder}", len(manifest.shards), "shard", progress) as said:
         for entry in manifest.shards:
             try:
@@ -52,22 +49,18 @@ def verify(
             said.finished(problems=len(problems))
     if retrain and manifest.held and not problems:
         problems += _retrained(folder, manifest, retrain, seed, tasks, root)
+    if manifest.held < manifest.networks:
+        there = f"{manifest.held} of its {manifest.networks} networks are there"
+        problems.append(f"{there}: generating them was interrupted")
     return problems
-
-
-def sha256(path: Path) -> str:
-    """Of a file's content, read piece by piece."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(CHUNK):
-            digest.update(piece)
-    return digest.hexdigest()
 
 
 def trained_on(
     op: str, folder: Path, plan: Mapping[str, Any], count: int, tasks: TaskSet | None, root: str | Path | None
 ) -> TaskSet:
     """The tasks of a stored set's plan, loaded by their name where None; ValueError where they are not the same."""
+    if tasks is None and plan["data"] not in LOADERS:
+        raise ValueError(f"{op}: {folder} was trained on arrays of your own, which only Python's tasks=... can give")
     tasks = named_tasks(plan["data"], n=count, root=root) if tasks is None else tasks
     if tasks.sha256() != plan["tasks_sha256"]:
         raise ValueError(f"{op}: {folder} was trained on other data than these tasks of {tasks.name}")

@@ -8,11 +8,33 @@ from typing import Any
 
 import numpy as np
 
-from .files import writable_folder
+from .files import sha256, writable_folder
 from .manifest import FILE, Manifest, Shard, read
 from .network import Network
-from .storage import load, networks_per_shard, open_shard, write_shard
+from .storage import load, locked, networks_per_shard, open_shard, write_shard
 from .weights import WeightSet
+
+
+def begun(folder: Path, network: Network, plan: Mapping[str, Any]) -> Manifest:
+    """The manifest of a folder that `generate` has begun to this plan; ValueError with the first difference.
+
+    Networks a shard may differ: another version, or a longer set, may choose another number.
+    """
+    held = read(folder)
+    if held.plan is None:
+        raise ValueError(f"generate: {folder} holds a saved set, not one to go on with (choose another out)")
+    each = held.plan.get("networks_per_shard")
+    if type(each) is not int or each < 1:
+        raise ValueError(f"generate: {folder} does not say how many networks a shard has, got {each!r}")
+    found, wanted = {"network": held.network, **held.plan}, {"network": network, **json.loads(json.dumps(plan))}
+    for key, value in wanted.items():
+        if key != "networks_per_shard" and found.get(key) != value:
+            said = "" if key in ("network", "tasks_sha256") else f": {found.get(key)!r}, this call has {value!r}"
+            raise ValueError(f"generate: {folder} was made with another {key}{said} (choose another out)")
+    total = len(held.task_names) * held.plan["repeats"]
+    if held.networks != total:
+        raise ValueError(f"generate: {folder} is damaged: its manifest has {held.networks} networks, its plan {total}")
+    return held
 
 
 class Writer:
@@ -20,8 +42,7 @@ class Writer:
 
     plan: what the networks are a function of; a folder made to another plan is refused with the first difference.
     info: of the set; made_by: versions and machine of this run, kept in a list of all runs. done: bool [N], the
-    networks on disk; each: networks a shard. One writer at a time has a folder; the operating system frees it when a
-    process dies. `with` closes it.
+    networks on disk; each: networks a shard; started: when training began. `with` frees the folder for other writers.
     """
 
     def __init__(
@@ -36,13 +57,14 @@ class Writer:
         made_by: Mapping[str, Any],
     ) -> None:
         self.folder = writable_folder(folder)
-        self.each = networks_per_shard(4 * sum(p.size for p in network.parameters))
+        self.each = networks_per_shard(4 * sum(p.size for p in network.parameters), len(labels))
         self._network, self._task_names = network, task_names
         self._plan = {**json.loads(json.dumps(plan)), "networks_per_shard": self.each}
-        self._info, self._made_by, self._start = info, made_by, time.perf_counter()
+        self._info, self._made_by, self.started = info, made_by, time.perf_counter()
         self._labels, self._repeats = labels, repeats
         self._waiting: dict[int, dict[int, tuple[np.ndarray, ...]]] = {}  # shard -> network -> its numbers
-        self._lock = self._locked()
+        self._lock = locked("generate", self.folder)
+        self._lock.__enter__()
         self.done = np.zeros(len(labels), bool)
         self._entries: dict[int, Shard] = {}
         self._runs: list[dict[str, Any]] = []
@@ -52,43 +74,27 @@ class Writer:
             if (self.folder / FILE).exists():
                 self._go_on()
         except BaseException:
-            self._lock.close()
+            self.__exit__()
             raise
 
     def __enter__(self) -> "Writer":
         return self
 
     def __exit__(self, *_: Any) -> None:
-        self._lock.close()
-
-    def _locked(self) -> Any:
-        try:
-            import fcntl
-        except ImportError as error:
-            raise OSError("generate: out needs POSIX file locks (leave it out, then WeightSet.save)") from error
-        file = (self.folder / ".lock").open("w")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            file.close()
-            raise OSError(f"generate: another process is writing into {self.folder} (choose another out)") from error
-        return file
+        self._lock.__exit__(None, None, None)
 
     def _go_on(self) -> None:
-        held = read(self.folder)
-        if held.plan is None:
-            raise ValueError(f"generate: {self.folder} holds a saved set, not one to go on with (choose another out)")
-        each = held.plan.get("networks_per_shard")
-        if type(each) is not int or each < 1:
-            raise ValueError(f"generate: {self.folder} does not say how many networks a shard has, got {each!r}")
-        self.each = self._plan["networks_per_shard"] = each  # as begun: another version may choose another size
-        found, wanted = {"network": held.network, **held.plan}, {"network": self._network, **self._plan}
-        for key, value in wanted.items():
-            if found.get(key) != value:
-                said = "" if key in ("network", "tasks_sha256") else f": {found.get(key)!r}, this call has {value!r}"
-                raise ValueError(f"generate: {self.folder} was made with another {key}{said} (choose another out)")
+        held = begun(self.folder, self._network, self._plan)
+        self.each = self._plan["networks_per_shard"] = held.plan["networks_per_shard"]  # type: ignore[index]
         for entry in held.shards:
+            path = self.folder / entry.file
+            if not path.exists():
+                continue  # its networks are trained again
             open_shard(self.folder, self._network, entry)  # refuses a damaged one by name
+            if sha256(path) != entry.sha256:
+                raise ValueError(
+                    f"{path} is damaged: its SHA-256 is not the manifest's (remove it: its networks are trained again)"
+                )
             rows = self._rows(entry.number)
             wanted_here = max(0, rows.stop - rows.start)
             if entry.networks != wanted_here:
@@ -129,11 +135,11 @@ class Writer:
 
     def _note(self) -> None:
         """Write the manifest: what is on disk now, and the runs that made it."""
-        seconds = time.perf_counter() - self._start
+        seconds = time.perf_counter() - self.started
         networks = int(self.done.sum()) - sum(run["networks"] for run in self._runs)
         runs = [*self._runs, {"networks": networks, "seconds": seconds, **self._made_by}]
         total = sum(run["seconds"] for run in runs)
-        times = {"generate_s": total, "networks_per_s": self.done.sum() / total}
+        times = {"generate_s": total, "networks_per_s": int(self.done.sum()) / total}
         info = {**self._info, **self._made_by, **times, "runs": runs}
         shards = tuple(self._entries[k] for k in sorted(self._entries))
         names = tuple(self._task_names)
