@@ -36,14 +36,15 @@ from . import (
     meanpool,
     mlp,
     philox,
+    pooling,
     population,
     products,
     recurrent,
     small,
 )
 
-MODULES = (batchnorm, convolution, correlation, figlu, grams, heads, layers, meanpool, mlp, philox, products, recurrent,
-           small)  # fmt: skip
+MODULES = (batchnorm, convolution, correlation, figlu, grams, heads, layers, meanpool, mlp, philox, pooling, products,
+           recurrent, small)  # fmt: skip
 TARGETS = {
     "sm_80": GPUTarget("cuda", 80, 32),
     "sm_90": GPUTarget("cuda", 90, 32),
@@ -70,9 +71,10 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
     "mlp4-sigma": (3072, (500,) * 3, 2, (128,)),
 }
-CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, precisions; CIFAR's images, batch 128
-    "plainnet5": ([1] * 4, [1] * 4, [0] * 4, population.PRECISIONS),
-    "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], ("tf32", "ieee")),  # the defaults alone: compiling takes long
+CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, gates, precisions; CIFAR's images, batch 128
+    "plainnet5": ([1] * 4, [1] * 4, [0] * 4, False, population.PRECISIONS),
+    "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], False, ("tf32", "ieee")),  # the defaults: compiling takes long
+    "plainnet5-sigma": ([1] * 4, [1] * 4, [0] * 4, True, ("tf32", "ieee")),
 }
 RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32, "gru2-16": 16}  # hidden units
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
@@ -203,16 +205,17 @@ def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: 
                           0.0, batch, -1, 0, precision, "cpu", gates=gates))  # fmt: skip
 
 
-def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], precisions: tuple[str, ...],
+def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], gated: bool, precisions: tuple[str, ...],
               precision: str) -> None:  # fmt: skip
     """Train and evaluate one network of the paper's channels for two steps."""
     if precision not in precisions:
         return
     rows, labels, none = np.arange(256), np.zeros(256, np.int64), [0] * len(pools)
     x, one = np.zeros((256, 3072), np.uint8), np.ones(3072, np.float32)
+    gates = np.array([gated - 1] * len(pools)), np.zeros(256**2, np.float32)
     list(cnn.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [3, 32, 64, 128, 256, 2], none, strides, none,
                           pools, shortcuts, one, one, (3, 32, 32), np.ones(1, np.float32), 0.9, 0.0, 128, 4, 0,
-                          precision, "cpu"))  # fmt: skip
+                          precision, "cpu", gates=gates))  # fmt: skip
 
 
 def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
