@@ -5,6 +5,7 @@ import pytest
 import torch
 from wsfast.kernels.triton import batchnorm, chunks, cnn, figlu, plan
 from wsfast.kernels.triton.images import Images
+from wsfast.kernels.triton.pooling import _pool_kernel, _unpool_kernel
 from wsfast.kernels.triton.population import FREE
 from wsfast.reference import batchnorm as exact_batchnorm
 from wsfast.reference import cnn as reference
@@ -216,6 +217,25 @@ def test_a_network_blows_up_visibly(device):
     with np.errstate(all="ignore"):
         got = cnn.train_cnn(x, tasks, JOBS[:1], **rest | {"lr": np.full(1, 1e30, np.float32)}, device=device)
     assert not (np.abs(got[0]) < 1e6).all()
+
+
+@pytest.mark.parametrize(("h", "w"), [(2, 2), (5, 4), (3, 7)])
+def test_max_pool_is_the_references_with_ties_too(h, w, device):
+    rng, B, N = np.random.default_rng([h, w]), 3, 16
+    x, d = rng.integers(-2, 3, (B, N, h, w)).astype(float), rng.standard_normal((B, N, h // 2, w // 2))
+
+    def laid(array):  # as the kernels lay images, and one image more than the batch has
+        own = torch.tensor(array, dtype=torch.float32, device=device).permute(0, 2, 3, 1)[None]
+        return torch.cat([own, torch.full_like(own[:, :1], torch.nan)], 1).contiguous()
+
+    images, y, g = laid(x), laid(np.full_like(d, np.nan)), laid(np.full_like(x, np.nan))
+    counts, windows = torch.tensor([B], dtype=torch.int32, device=device), -(-h // 2) * -(-w // 2)
+    sizes = {"now": 0, "size": 4, "B": 4, "H": h, "W": w, "N": N, "BM": 16, "BN": 16}
+    _pool_kernel[1, -(-4 * windows // 16), 1](images, y, counts, **sizes)
+    _unpool_kernel[1, -(-4 * windows // 16), 1](images, laid(d), g, counts, **sizes)
+    for got, want in ((y, pooling.max_pool(x)), (g, pooling.max_pool_backward(x, d))):
+        np.testing.assert_array_equal(got[0, :B].permute(0, 3, 1, 2).cpu().numpy(), want.astype(np.float32))
+        assert got[0, B:].isnan().all()
 
 
 def test_a_single_number_has_no_deviation(device):
