@@ -35,6 +35,7 @@ NETWORKS = {
     "many channels in": convolutional((17, 4, 3), 17, [Unit(33), Unit(2, pool=True), Unit(5, shortcut=True)]),
     "one position": convolutional((2, 2, 2), 2, [Unit(3, stride=2)]),
     "plainnet5-sigma": declared("plainnet5-sigma", (17, 16), 2),
+    "small gates": gated(convolutional((2, 4, 4), 2, [Unit(3, pool=True), Unit(17)]), 0),
     "gates": gated(convolutional((2, 5, 7), 3, [Unit(33, pool=True), Unit(17), Unit(5, shortcut=True, pool=True)]), 1),
 }
 SAMPLES = {"one position": 6}  # else 5: the last batch is a single image
@@ -246,9 +247,10 @@ def test_a_single_number_has_no_deviation(device):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_is_the_same_bits_alone_and_among_others(device):
-    _, x, tasks, rest = problem(SMALL)
-    rest["precision"] = "tf32x3"
+@pytest.mark.parametrize("name", [SMALL, "small gates"])
+def test_a_network_is_the_same_bits_alone_and_among_others(name, device):
+    net, x, tasks, rest = problem(name)
+    rest |= {"precision": "tf32x3", "gates": gates(net)}
     together = cnn.train_cnn(x, tasks, JOBS, **rest, device=device)
     apart = cnn.train_cnn(x, tasks, JOBS[::-1], **rest, device=device, chunk=2)
     for a, b in zip(together, apart, strict=True):
