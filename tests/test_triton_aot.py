@@ -16,7 +16,7 @@ assert names == {"_first_kernel", "_forward_kernel", "_last_kernel", "_gradient_
                  "_head_gradient_kernel", "_convolve_kernel", "_statistics_kernel", "_mean_kernel", "_spread_kernel",
                  "_affine_kernel", "_normal_kernel", "_normal_gradient_kernel", "_data_kernel", "_weight_kernel",
                  "_standardise_kernel", "_correlation_kernel", "_between_kernel", "_train_gru_kernel",
-                 "_show_gru_kernel"}, names
+                 "_show_gru_kernel", "_gate_kernel", "_gate_gradient_kernel"}, names
 merged = next(l for l in launches if l.kernel == "_first_kernel" and dict(l.constants)["UPDATE"])
 found = aot.compile_launch(merged, "sm_90")
 assert found["spilled"] == 0 and found["matrix"] > 0 and 0 < found["registers"] <= 255, found

@@ -3,14 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from wsfast.kernels.triton import batchnorm, chunks, cnn, plan
+from wsfast.kernels.triton import batchnorm, chunks, cnn, figlu, plan
 from wsfast.kernels.triton.images import Images
+from wsfast.kernels.triton.pooling import _pool_kernel, _unpool_kernel
 from wsfast.kernels.triton.population import FREE
 from wsfast.reference import batchnorm as exact_batchnorm
 from wsfast.reference import cnn as reference
 from wsfast.reference import mlp, philox, pooling
 
 import wsfast
+from wsfast.asymmetry import gated, gates
 from wsfast.modules import to_module
 from wsfast.network import Unit, cnn_layers, convolutional
 
@@ -32,6 +34,9 @@ NETWORKS = {
     "tile + 1": convolutional((1, 1, 43), 3, [Unit(65, slope=0.1), Unit(17, stride=2)]),
     "many channels in": convolutional((17, 4, 3), 17, [Unit(33), Unit(2, pool=True), Unit(5, shortcut=True)]),
     "one position": convolutional((2, 2, 2), 2, [Unit(3, stride=2)]),
+    "plainnet5-sigma": declared("plainnet5-sigma", (17, 16), 2),
+    "small gates": gated(convolutional((2, 4, 4), 2, [Unit(3, pool=True), Unit(17)]), 0),
+    "gates": gated(convolutional((2, 5, 7), 3, [Unit(33, pool=True), Unit(17), Unit(5, shortcut=True, pool=True)]), 1),
 }
 SAMPLES = {"one position": 6}  # else 5: the last batch is a single image
 KINDS = {"tile + 1": np.float32}
@@ -62,6 +67,11 @@ def problem(name, batch=4, epochs=1):
         "seed": SEED,
     }
     return net, x.astype(KINDS.get(name, np.uint8)), tasks, rest
+
+
+def exact(net, x, problem, rest, **key):
+    """The reference's run."""
+    return reference.train_cnn(x, *problem, **rest, **dict(zip(("gate_at", "gates"), gates(net), strict=True)), **key)
 
 
 def by_name(net, flat):
@@ -96,10 +106,11 @@ def test_a_run_errs_no_more_than_torch(name, device, as_good_as):
     """torch's BatchNorm adds up in float64 on a CPU, our tiles in float32: hence 8 times."""
     net, x, tasks, rest = problem(name)
     jobs = JOBS[:1] if name.startswith("plain") else JOBS[:2]
-    parameters, curves, records = cnn.train_cnn(x, tasks, jobs, **rest, precision="tf32x3", device=device)
+    options = {"precision": "tf32x3", "device": device, "gates": gates(net)}
+    parameters, curves, records = cnn.train_cnn(x, tasks, jobs, **rest, **options)
     for i, (t, r) in enumerate(jobs):
-        start = reference.train_cnn(x, *tasks[t], **rest | {"lr": []}, task=t, repeat=r)[0]
-        want, curve, record = reference.train_cnn(x, *tasks[t], **rest, task=t, repeat=r)
+        start = exact(net, x, tasks[t], rest | {"lr": []}, task=t, repeat=r)[0]
+        want, curve, record = exact(net, x, tasks[t], rest, task=t, repeat=r)
         by_torch = torch_run(net, x, tasks[t], rest, start, t, r)
         as_good_as(f"network {i}", parameters[i] - start, want - start, by_torch - start, factor=8)
         near = 1e-4 * np.linalg.norm(want - start) / np.sqrt(len(want))
@@ -113,7 +124,8 @@ def test_a_run_errs_no_more_than_torch(name, device, as_good_as):
 def population(name, device):
     """(arguments, one network at its start with its first batch loaded, that batch's images and labels)."""
     net, x, tasks, rest = problem(name)
-    units = plan.planned(*(rest[k] for k in NAMES), rest["shape"], 4)
+    matrix = figlu.matrices(gates(net), rest["sizes"][1:-1].tolist(), device)
+    units = plan.planned(*(rest[k] for k in NAMES), rest["shape"], 4, matrix)
     images = Images.load(x, rest["scale"], rest["shift"], rest["shape"], rest["pad"], device)
     steps, decay = torch.ones(1, 1, device=device), torch.zeros(1, device=device)
     made = cnn.Population(images, tasks, JOBS[:1], units, net.classes, FREE, steps, decay, 0.0, 4, SEED, "tf32x3")
@@ -124,7 +136,7 @@ def population(name, device):
     return rest, made, batch, tasks[0][1][chosen]
 
 
-@pytest.mark.parametrize("name", ["plainnet5-text", "tile + 1", "many channels in"])
+@pytest.mark.parametrize("name", ["plainnet5-text", "tile + 1", "many channels in", "gates"])
 def test_gradients_with_any_gamma(name, device):
     """A step of size 1 from gammas of both signs, where the smallest z of a window may win."""
     rest, made, batch, labels = population(name, device)
@@ -134,7 +146,8 @@ def test_gradients_with_any_gamma(name, device):
         for (_, _, state), branch in zip(unit, net, strict=True):
             state[:2] = rng.standard_normal(state[:2].shape).astype(np.float32)
             branch.norm[0, :2, : state.shape[1]] = torch.tensor(state[:2])
-    net = units, head, *(rest[k] for k in NAMES[1:5])
+    bends = mlp.bends(rest["sizes"][:-1], rest["slopes"], *gates(NETWORKS[name]))
+    net = units, head, bends, *(rest[k] for k in NAMES[2:5])
     before = made.parameters()[0].double().cpu().numpy()
     made._learn(0, made.splits[0][2])
     got = before - made.parameters()[0].double().cpu().numpy()
@@ -183,7 +196,7 @@ def test_the_first_of_equals_gets_a_windows_gradient(h, w, last, device):
     assert np.isnan(got[B:]).all()
 
 
-@pytest.mark.parametrize("name", ["plainnet5-text", "resnet5", "many channels in"])
+@pytest.mark.parametrize("name", ["resnet5", "many channels in"])
 def test_fixed_weights_keep_their_bits(name, device):
     net, x, tasks, rest = problem(name)
     rng, at, start = np.random.default_rng(net.size), [], 0
@@ -201,10 +214,29 @@ def test_fixed_weights_keep_their_bits(name, device):
 
 
 def test_a_network_blows_up_visibly(device):
-    _, x, tasks, rest = problem(SMALL)
+    _, x, tasks, rest = problem("one position")
     with np.errstate(all="ignore"):
         got = cnn.train_cnn(x, tasks, JOBS[:1], **rest | {"lr": np.full(1, 1e30, np.float32)}, device=device)
     assert not (np.abs(got[0]) < 1e6).all()
+
+
+@pytest.mark.parametrize(("h", "w"), [(2, 2), (5, 4), (3, 7)])
+def test_max_pool_is_the_references_with_ties_too(h, w, device):
+    rng, B, N = np.random.default_rng([h, w]), 3, 16
+    x, d = rng.integers(-2, 3, (B, N, h, w)).astype(float), rng.standard_normal((B, N, h // 2, w // 2))
+
+    def laid(array):  # as the kernels lay images, and one image more than the batch has
+        own = torch.tensor(array, dtype=torch.float32, device=device).permute(0, 2, 3, 1)[None]
+        return torch.cat([own, torch.full_like(own[:, :1], torch.nan)], 1).contiguous()
+
+    images, y, g = laid(x), laid(np.full_like(d, np.nan)), laid(np.full_like(x, np.nan))
+    counts, windows = torch.tensor([B], dtype=torch.int32, device=device), -(-h // 2) * -(-w // 2)
+    sizes = {"now": 0, "size": 4, "B": 4, "H": h, "W": w, "N": N, "BM": 16, "BN": 16}
+    _pool_kernel[1, -(-4 * windows // 16), 1](images, y, counts, **sizes)
+    _unpool_kernel[1, -(-4 * windows // 16), 1](images, laid(d), g, counts, **sizes)
+    for got, want in ((y, pooling.max_pool(x)), (g, pooling.max_pool_backward(x, d))):
+        np.testing.assert_array_equal(got[0, :B].permute(0, 3, 1, 2).cpu().numpy(), want.astype(np.float32))
+        assert got[0, B:].isnan().all()
 
 
 def test_a_single_number_has_no_deviation(device):
@@ -215,9 +247,10 @@ def test_a_single_number_has_no_deviation(device):
     np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-5)
 
 
-def test_a_network_is_the_same_bits_alone_and_among_others(device):
-    _, x, tasks, rest = problem(SMALL)
-    rest["precision"] = "tf32x3"
+@pytest.mark.parametrize("name", [SMALL, "small gates"])
+def test_a_network_is_the_same_bits_alone_and_among_others(name, device):
+    net, x, tasks, rest = problem(name)
+    rest |= {"precision": "tf32x3", "gates": gates(net)}
     together = cnn.train_cnn(x, tasks, JOBS, **rest, device=device)
     apart = cnn.train_cnn(x, tasks, JOBS[::-1], **rest, device=device, chunk=2)
     for a, b in zip(together, apart, strict=True):
@@ -234,10 +267,12 @@ def test_every_network_has_its_own_step_size_and_decay(device):
         np.testing.assert_array_equal(got[i], alone[0])
 
 
-def test_nothing_is_read_before_it_is_written(device, monkeypatch):
+@pytest.mark.parametrize("name", [SMALL, "gates"])
+def test_nothing_is_read_before_it_is_written(name, device, monkeypatch):
     """Buffers that a step fills before it reads them start as NaN here."""
-    _, x, tasks, rest = problem(SMALL)
-    clean = cnn.train_cnn(x, tasks, JOBS[:1], **rest, precision="tf32x3", device=device)
+    net, x, tasks, rest = problem(name)
+    options = {"precision": "tf32x3", "device": device, "gates": gates(net)}
+    clean = cnn.train_cnn(x, tasks, JOBS[:1], **rest, **options)
     original = cnn.Population.__init__
 
     def poisoned(self, *arguments):
@@ -245,12 +280,14 @@ def test_nothing_is_read_before_it_is_written(device, monkeypatch):
         branches = [branch for net in self.nets for branch in net]
         for buffer in (*self.tops, *self.outputs, self.d, self.parts, self.features, self.d_features, self.dz):
             buffer.fill_(torch.nan)
+        for buffer in (self.met, self.taken, *(b for gate in self.gates if gate for b in (gate.y, gate.s))):
+            buffer.fill_(torch.nan)
         for branch in branches:
             branch.z.fill_(torch.nan)
             branch.stat.fill_(torch.nan)
 
     monkeypatch.setattr(cnn.Population, "__init__", poisoned)
-    again = cnn.train_cnn(x, tasks, JOBS[:1], **rest, precision="tf32x3", device=device)
+    again = cnn.train_cnn(x, tasks, JOBS[:1], **rest, **options)
     for a, b in zip(clean, again, strict=True):
         np.testing.assert_array_equal(a, b)
 
@@ -281,7 +318,8 @@ def test_memory_that_runs_out_halves_the_chunk(device, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_networks_memory_is_foretold(device, monkeypatch):
+@pytest.mark.parametrize("name", ["resnet5", "plainnet5-sigma"])
+def test_a_networks_memory_is_foretold(name, device, monkeypatch):
     """What a chunk's tensors take, against the formula that chunks are cut by."""
     taken = []
     original = cnn.Population.train
@@ -290,6 +328,7 @@ def test_a_networks_memory_is_foretold(device, monkeypatch):
         tensors = [v for v in vars(self).values() if isinstance(v, torch.Tensor)]
         tensors += [*self.tops, *self.outputs, *(t for split in self.splits for t in split)]
         tensors += [v for net in self.nets for b in net for v in vars(b).values() if isinstance(v, torch.Tensor)]
+        tensors += [b for gate in self.gates if gate for b in (gate.y, gate.s, gate.same)]
         taken.append(sum({t.data_ptr(): t.nbytes for t in tensors}.values()) / self.n)
         return original(self, tick)
 
@@ -297,8 +336,8 @@ def test_a_networks_memory_is_foretold(device, monkeypatch):
     foretold = []
     whole = chunks.in_chunks
     monkeypatch.setattr(cnn, "in_chunks", lambda *a: foretold.append(a[3]) or whole(*a))
-    _, x, tasks, rest = problem("resnet5")
-    cnn.train_cnn(x, tasks, JOBS, **rest | {"lr": rest["lr"][:0]}, device=device)
+    net, x, tasks, rest = problem(name)
+    cnn.train_cnn(x, tasks, JOBS, **rest | {"lr": rest["lr"][:0]}, device=device, gates=gates(net))
     assert taken[0] <= foretold[0] <= 1.5 * taken[0]
 
 
@@ -335,4 +374,6 @@ def test_bad_input(device):
     with pytest.raises(ValueError, match="no pool behind a shortcut"):
         cnn.train_cnn(x, tasks, JOBS, **rest | {"pools": [1], "shortcuts": [1]}, device=device)
     with pytest.raises(ValueError, match=r"4,194,304,000 numbers, the triton kernels take less than 2\^31"):
-        plan.planned([3, 128, 2], [0.0], [1], [0], [0], [0], (3, 512, 500), 128)
+        plan.planned([3, 128, 2], [0.0], [1], [0], [0], [0], (3, 512, 500), 128, [None])
+    with pytest.raises(ValueError, match="no gate before BatchNorm"):
+        plan.planned([3, 16, 2], [1.0], [1], [1], [0], [0], (3, 5, 5), 8, [torch.ones(16, 16)])

@@ -16,10 +16,12 @@ DENSE = {
     "smallest": mlp((1,), 2, (1,)),
     "tile + 1": mlp((65,), 17, (129, 3), slope=0.01, last_slope=0.0),
     "normed": network("resnet-mlp12", (9,), 5, width=7),
+    "gated": network("mlp4-sigma", (9,), 3, width=17),
     "sums": fully_connected((7,), 3, (5, 5, 3, 3), (0.01, 0.0, 1.0, 0.0, 1.0), (0, 1, 1, 1, 0), (-1, 0, -1, 2, -1)),
 }
 IMAGES = {
     "norm last": convolutional((1, 5, 7), 3, [Unit(17, slope=0.1, norm_last=True), Unit(3, stride=2)]),
+    "gated images": network("plainnet5-sigma", (1, 17, 16), 3, width=3),
     "resnet": convolutional((2, 4, 3), 17, [Unit(5, pool=True), Unit(2, shortcut=True)]),
 }
 NETWORKS = {**DENSE, **IMAGES}
@@ -161,9 +163,9 @@ def test_bad_input(device):
         net = sizes, slopes, norms, adds, scale, shift, gate_at, gates
         return curves(triton.interpolate_mlp, x, tasks, LINES, *net, start, end, POINTS, device=device, **options)
 
-    for wrong in ({"sizes": [1, 2]}, {"norms": [0, 1]}, {"adds": [-1, 0]}, {"gate_at": [0, -1]}):
+    for wrong in ({"sizes": [1, 2]}, {"norms": [0, 1]}, {"adds": [-1, 0]}, {"gate_at": [-1, 0]}):
         with pytest.raises(
-            ValueError, match=r"interpolate_mlp: the triton kernels need a hidden layer and take no FiGL"
+            ValueError, match=r"interpolate_mlp: the triton kernels need a hidden layer and take no Batch"
         ):
             call(**wrong)
     with pytest.raises(ValueError, match=r"interpolate_mlp: precision must be one of tf32x3"):

@@ -276,9 +276,6 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
             yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
         return
     op, layers, shape, pad = _trained_by(network, tasks, recipe)
-    gated = gates(network)
-    if op != "train_mlp" and (gated[0] >= 0).any():
-        raise ValueError(f"generate: triton's {op} trains no FiGLU, as {network.name} has (backend='numba')")
     chunks = backends.load(op, "triton", work.device).train_chunks(
         tasks.x,
         splits,
@@ -297,7 +294,7 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
         work.device,
         tick=tick,
         fixed=fixed_entries(network),
-        **({"gates": gated} if op == "train_mlp" else {}),
+        gates=gates(network),
     )
     for done in chunks:
         yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records

@@ -151,12 +151,16 @@ def forward(plan, branches, slopes, p, s, f, images, batch, training):
         for side in range(1 + u[SIDE]):
             _branch(u, branches[k, side], p, s, images, batch, slope, training)
         main, other = branches[k, 0], branches[k, 1]
-        at, yp = (u[GATED], u[ZP]) if u[GATE] >= 0 else (to[X], to[XP])
-        outputs(images, main[Z], main[S], bias_of(u, main) + 2 * u[N], u[SIDE], other[Z], other[S],
-                bias_of(u, other) + 2 * u[N], s, p, u[ZP], u[ZH], u[ZW], u[N], batch,
-                np.float32(1) if u[LAST] else slope, u[POOL], images, at, yp)  # fmt: skip
-        if u[GATE] >= 0:
-            gate_images(f, u[GATE], images, at, u[SIGMOID], yp, u[ZH], u[ZW], u[N], batch, u[GATE_POOL], to[X], to[XP])
+        gated = u[GATE] >= 0
+        at, yp, step = (u[GATED], u[ZP], 1 + u[GATE_POOL]) if gated else (to[X], to[XP], u[ZH])
+        for i in range(0, u[ZH], step):  # a gated unit's windows row by row, while they are in the cache
+            rows, off = min(step, u[ZH] - i), i * batch * u[ZP]
+            outputs(images, main[Z] + off, main[S], bias_of(u, main) + 2 * u[N], u[SIDE], other[Z] + off, other[S],
+                    bias_of(u, other) + 2 * u[N], s, p, u[ZP], rows, u[ZW], u[N], batch,
+                    np.float32(1) if u[LAST] else slope, u[POOL], images, at + off, yp)  # fmt: skip
+            if gated:
+                gate_images(f, u[GATE], images, at + off, u[SIGMOID] + off, yp, rows, u[ZW], u[N], batch, u[GATE_POOL],
+                            to[X] + i // step * batch * to[XP], to[XP])  # fmt: skip
 
 
 @leaf

@@ -1,7 +1,7 @@
 """FiGLU, y = sigmoid(F^T z) * z of feature-major z [n, b] or of images, and its gradient.
 
-As `wsfast.reference.asymmetric.gate`. Of images it is a 1x1 convolution with F, lying as convolution.py says; y before
-the pool and the sigmoid are kept, and where it has no channels of its own, a padded F is zero.
+As `wsfast.reference.asymmetric.gate`. Of images, which lie as convolution.py says, z F is a 1x1 convolution, F padded
+with zeros; y before the pool and the sigmoid are kept.
 """
 
 import numpy as np

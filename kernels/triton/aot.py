@@ -38,6 +38,7 @@ from . import (
     meanpool,
     mlp,
     philox,
+    pooling,
     population,
     products,
     recurrent,
@@ -57,6 +58,7 @@ MODULES = (
     meanpool,
     mlp,
     philox,
+    pooling,
     products,
     recurrent,
     small,
@@ -87,9 +89,10 @@ NETWORKS = {  # input, hidden widths, classes, batch sizes
     "resnet-mlp12": (3072, (500,) * 12, 2, (128,)),
     "mlp4-sigma": (3072, (500,) * 3, 2, (128,)),
 }
-CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, precisions; CIFAR's images, batch 128
-    "plainnet5": ([1] * 4, [1] * 4, [0] * 4, population.PRECISIONS),
-    "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], ("tf32", "ieee")),  # the defaults alone: compiling takes long
+CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, gates, precisions; CIFAR's images, batch 128
+    "plainnet5": ([1] * 4, [1] * 4, [0] * 4, False, population.PRECISIONS),
+    "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], False, ("tf32", "ieee")),  # the defaults: compiling takes long
+    "plainnet5-sigma": ([1] * 4, [1] * 4, [0] * 4, True, ("tf32", "ieee")),
 }
 RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32, "gru2-16": 16}  # hidden units
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
@@ -218,22 +221,23 @@ def _walk(d: int, widths: tuple[int, ...], classes: int, batch: int, precision: 
     tasks, sizes, slopes = [(rows, labels, rows, labels)], [d, *widths, classes], [0.0] * (count - 1) + [1.0]
     list(mlp.train_chunks(x, tasks, [(0, 0)], sizes, slopes, norms, adds, one, one, (1, 1, d), np.ones(1, np.float32),
                           0.9, 0.0, batch, -1, 0, precision, "cpu", gates=gates))  # fmt: skip
-    if not gated and precision in ("tf32x3", "ieee") and batch == LIMIT:  # lines are measured in these
+    if precision in ("tf32x3", "ieee") and batch == LIMIT:  # lines are measured in these
         ends = np.zeros((1, sum((a + 1 + 4 * norm) * b for (a, b), norm in zip(pairwise(sizes), norms, strict=True))))
-        list(interpolate.interpolate_mlp(x, tasks, np.zeros(1, int), sizes, slopes, norms, adds, one, one, [-1] * count,
-                                         None, ends, ends, one[:1], precision, "cpu"))  # fmt: skip
+        list(interpolate.interpolate_mlp(x, tasks, np.zeros(1, int), sizes, slopes, norms, adds, one, one, *gates,
+                                         ends, ends, one[:1], precision, "cpu"))  # fmt: skip
 
 
-def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], precisions: tuple[str, ...],
+def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], gated: bool, precisions: tuple[str, ...],
               precision: str) -> None:  # fmt: skip
     """Train and evaluate one network of the paper's channels for two steps."""
     if precision not in precisions:
         return
     rows, labels, none = np.arange(256), np.zeros(256, np.int64), [0] * len(pools)
     x, one = np.zeros((256, 3072), np.uint8), np.ones(3072, np.float32)
+    gates = np.array([gated - 1] * len(pools)), np.zeros(256**2, np.float32)
     list(cnn.train_chunks(x, [(rows, labels, rows, labels)], [(0, 0)], [3, 32, 64, 128, 256, 2], none, strides, none,
                           pools, shortcuts, one, one, (3, 32, 32), np.ones(1, np.float32), 0.9, 0.0, 128, 4, 0,
-                          precision, "cpu"))  # fmt: skip
+                          precision, "cpu", gates=gates))  # fmt: skip
 
 
 def compile_launch(launch: Launch, target: str) -> dict[str, Any]:

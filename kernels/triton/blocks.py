@@ -20,7 +20,7 @@ def block(kernel: str, C: int, N: int, hip: bool = False) -> Config:
         return Config({"BM": 64, "BN": min(64, N), "BK": 16}, 4, 2)
     if kernel in ("gate", "gate_gradient"):
         return Config({"BM": 128, "BN": min(64, N), "BK": min(32, N)}, warps, deep if kernel == "gate" else 2)
-    if kernel in ("normal", "normal_gradient"):
+    if kernel in ("normal", "normal_gradient", "pool"):
         return Config({"BM": 32, "BN": min(32, N)}, 4, 1)
     if kernel == "moments":
         return Config({"BT": 64, "BN": min(32, N)}, 4, 1)

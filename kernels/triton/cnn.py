@@ -4,7 +4,7 @@ A step: every unit's convolution, whose tiles leave BatchNorm's sums and their w
 the unit's output; the mean and the last layer with its loss. Back from there, unit by unit: gamma's and beta's step, z
 overwritten by its own gradient, the gradient below, the weights' step. Of a unit z, what won and the output are kept;
 masks and who won are found again on the way back. precision="bf16" keeps these in bfloat16; parameters, sums and losses
-are always float32.
+are always float32. A gate comes between BatchNorm and the pool, on whole images, and so does its gradient.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,15 +15,17 @@ import numpy as np
 import torch
 
 from . import philox, population
-from .batchnorm import STATISTICS, _affine_kernel, _normal_gradient_kernel, _normal_kernel, _statistics_kernel
+from .batchnorm import SCALE, STATISTICS, _affine_kernel, _normal_gradient_kernel, _normal_kernel, _statistics_kernel
 from .blocks import block
 from .chunks import Done, in_chunks
 from .configs import wide
 from .convolution import _convolve_kernel, _data_kernel, _weight_kernel
+from .figlu import UNGATED, Gates, _gate_kernel, _gate_leave_kernel, matrices
 from .images import Images
 from .layers import _gradient_kernel, _last_kernel, _update_kernel
 from .meanpool import _mean_kernel, _spread_kernel
-from .plan import Unit, bytes_per_network, parts, planned
+from .plan import Unit, bytes_per_network, most_gated, parts, planned
+from .pooling import _pool_kernel, _unpool_kernel
 from .population import FREE, Fixed, Task, hip, most_rows, schedules, settled
 
 
@@ -47,6 +49,16 @@ class Branch:
     z: torch.Tensor
 
 
+@dataclass
+class Gate:
+    """A unit's F [N, N], its output before the pool y and the sigmoid s [n, B, ...], statistics that change nothing."""
+
+    f: torch.Tensor
+    y: torch.Tensor
+    s: torch.Tensor
+    same: torch.Tensor
+
+
 class Population(population.Population):
     """One chunk of networks on the device."""
 
@@ -66,8 +78,10 @@ class Population(population.Population):
                 start += (rows.size + 5) * unit.n_out
             self.nets.append(net)
             item += 6 * len(net)
-        self.tops = [self._kept(*u.output) if u.pool else net[0].z for u, net in zip(plan, self.nets, strict=True)]
-        self.outputs = [self._kept(*u.output) for u in plan[:-1]]
+        self.tops = [self._kept(*u.output) if u.early else net[0].z for u, net in zip(plan, self.nets, strict=True)]
+        self.gates = [self._gate(unit) for unit in plan]
+        self.outputs = [self._output(*pair) for pair in zip(plan, self.gates, strict=True)]
+        self.met, self.taken = self._kept(most_gated(plan)), self._kept(most_gated(plan))
         self.d = self._kept(max(int(np.prod(u.output)) for u in plan))
         self.parts = self._zeros(parts(plan, self.size))
         n, N, C = plan[-1].n_out, plan[-1].N, wide(classes)
@@ -98,6 +112,19 @@ class Population(population.Population):
         return Branch(size, w, torch.zeros_like(w), b, torch.zeros_like(b), norm, torch.zeros_like(norm),
                       self._zeros(STATISTICS.value, unit.N), self._kept(*unit.result))  # fmt: skip
 
+    def _gate(self, unit: Unit) -> Gate | None:
+        if unit.f is None:
+            return None
+        same = self._zeros(STATISTICS.value, unit.N)
+        same[:, SCALE.value] = 1
+        return Gate(unit.f, self._kept(*unit.result), self._kept(*unit.result), same)
+
+    def _output(self, unit: Unit, gate: Gate | None) -> torch.Tensor:
+        """Where a unit's output goes; the last one's only where it has a gate."""
+        if gate is not None and not unit.pool:
+            return gate.y
+        return self._kept(*unit.output) if gate is not None or unit is not self.plan[-1] else self._kept(0)
+
     def _declared(self, unit: Unit, w: torch.Tensor) -> torch.Tensor:
         """A view of a later unit's weight with its channels major, [n, n_in, size size, N], as declared and drawn."""
         return w.view(self.n, -1, unit.C, unit.N)[:, :, : unit.n_in].transpose(1, 2)
@@ -106,8 +133,13 @@ class Population(population.Population):
         return block(kernel, C, N, hip=hip()).options()
 
     def _bent(self, k: int) -> tuple[list[torch.Tensor], float, bool]:
-        """What unit k's activation meets: z, its statistics and the shortcut's; its slope; whether there is one."""
-        main, side = self.nets[k][0], self.nets[k][-1]
+        """What unit k's activation meets: z, its statistics and the shortcut's; its slope; whether there is one.
+
+        Of a unit with a gate, which has acted already: its output, and that nothing happens to it.
+        """
+        main, side, gate = self.nets[k][0], self.nets[k][-1], self.gates[k]
+        if gate is not None:
+            return [self.outputs[k], self.outputs[k], gate.same, gate.same], 1.0, False
         return [self.tops[k], side.z, main.stat, side.stat], self.plan[k].bend, self.plan[k].side
 
     def _input(self, k: int) -> list[torch.Tensor]:
@@ -134,19 +166,18 @@ class Population(population.Population):
                 tiles = -(-self.size * u.rows // options["BM"])
                 _convolve_kernel[self.n * tiles * across,](
                     *self._input(k), branch.w, branch.b, branch.norm, branch.z, self.tops[k], self.parts, counts,
-                    u.slope, now, self.size, R, POOL=u.pool, **options)  # fmt: skip
+                    u.slope, now, self.size, R, POOL=u.early, **options)  # fmt: skip
                 h, w, N = u.result
                 chosen = self._options("moments", N, N)
                 _statistics_kernel[self.n, N // chosen["BN"]](
                     self.parts, branch.norm, branch.b, branch.stat, counts, now, self.size, TILES=tiles, AREA=h * w,
                     ROWS=u.rows, N=N, BM=options["BM"], BIAS=not u.last, EVALUATE=evaluate, **chosen)  # fmt: skip
-            z, slope, side = self._bent(k)
-            h, w, N = u.output
-            if k < last:
-                chosen = self._options("normal", N, N)
-                _normal_kernel[self.n, -(-self.size * h * w // chosen["BM"]), N // chosen["BN"]](
-                    *z, self.outputs[k], counts, slope, now, self.size, B=self.size, AREA=h * w, N=N, SIDE=side,
-                    PRECISION=self.precision, **chosen)  # fmt: skip
+            gate = self.gates[k]
+            if gate is not None:
+                self._show_gate(k, gate, now, counts)
+            elif k < last:
+                self._normal(*self._bent(k), self.outputs[k], u.output, now, counts)
+        (z, slope, side), (h, w, N) = self._bent(last), self.plan[last].output
         chosen = self._options("mean", N, N)
         _mean_kernel[self.n, self.B // chosen["BM"], N // chosen["BN"]](
             *z, self.features, counts, slope, now, self.size, B=self.size, PADDED=self.B, AREA=h * w, N=N, SIDE=side,
@@ -155,6 +186,50 @@ class Population(population.Population):
             self.features, self.w, self.b, self.labels, counts, self.dz, self.losses, self.hits, 1.0, now, self.size,
             now // self.size, R, self.losses.shape[1], self.classes, EVALUATE=evaluate,
             **self._head("last"))  # fmt: skip
+
+    def _normal(self, z: list[torch.Tensor], slope: float, side: bool, to: torch.Tensor, shape: tuple[int, int, int],
+                now: int, counts: torch.Tensor) -> None:  # fmt: skip
+        """The activation of BatchNorm, all as `_bent` gives it, into `to`."""
+        h, w, N = shape
+        chosen = self._options("normal", N, N)
+        _normal_kernel[self.n, -(-self.size * h * w // chosen["BM"]), N // chosen["BN"]](
+            *z, to, counts, slope, now, self.size, B=self.size, AREA=h * w, N=N, SIDE=side, PRECISION=self.precision,
+            **chosen)  # fmt: skip
+
+    def _before_gate(self, k: int) -> list[torch.Tensor]:
+        """What makes up the numbers that unit k's gate meets: the convolutions' results and their statistics."""
+        main, side = self.nets[k][0], self.nets[k][-1]
+        return [main.z, side.z, main.stat, side.stat]
+
+    def _show_gate(self, k: int, gate: Gate, now: int, counts: torch.Tensor) -> None:
+        u = self.plan[k]
+        h, w, N = u.result
+        self._normal(self._before_gate(k), 1.0, u.side, self.met, u.result, now, counts)
+        chosen = self._options("gate", N, N)
+        _gate_kernel[self.n, -(-self.size * h * w // chosen["BM"]), N // chosen["BN"]](
+            self.met, gate.f, gate.y, gate.s, counts, now, self.size, B=self.size, AREA=h * w, N=N,
+            PRECISION=self.precision, **chosen)  # fmt: skip
+        if u.pool:
+            chosen = self._options("pool", N, N)
+            _pool_kernel[self.n, -(-self.size * (h // 2) * (w // 2) // chosen["BM"]), N // chosen["BN"]](
+                gate.y, self.outputs[k], counts, now, self.size, self.size, h, w, N, **chosen
+            )
+
+    def _gate_back(self, k: int, gate: Gate, now: int, counts: torch.Tensor) -> None:
+        """From d at a unit's output to that at BatchNorm's, with the sums of it over tiles."""
+        u, d = self.plan[k], self.d
+        h, w, N = u.result
+        if u.pool:
+            chosen, d = self._options("pool", N, N), self.met
+            windows = -(-h // 2) * -(-w // 2)
+            _unpool_kernel[self.n, -(-self.size * windows // chosen["BM"]), N // chosen["BN"]](
+                gate.y, self.d, d, counts, now, self.size, self.size, h, w, N, **chosen
+            )
+        chosen = self._options("gate_gradient", N, N)
+        self.tiled = chosen["BM"]
+        _gate_leave_kernel[self.n, -(-self.size * h * w // self.tiled), N // chosen["BN"]](
+            d, gate.y, gate.s, gate.f, *self._before_gate(k), self.taken, self.parts, counts, now, self.size,
+            B=self.size, AREA=h * w, N=N, SIDE=u.side, PRECISION=self.precision, **chosen)  # fmt: skip
 
     def _head(self, kernel: str) -> dict[str, Any]:
         return super()._options(kernel, *self.w.shape[1:])
@@ -188,8 +263,11 @@ class Population(population.Population):
 
     def _unit_back(self, k: int, now: int, counts: torch.Tensor) -> None:
         """A unit's step from its d and the sums of d over tiles of self.tiled rows; leaves the d of the unit below."""
-        u, net = self.plan[k], self.nets[k]
+        u, net, d, gate = self.plan[k], self.nets[k], self.d, self.gates[k]
         (h, w, N), (high, across, _) = u.result, u.output
+        if gate is not None:
+            self._gate_back(k, gate, now, counts)
+            d, high, across = self.taken, h, w
         steps = self.lr_now, self.decay, self.momentum
         for i, branch in enumerate(net):
             chosen = self._options("moments", N, N)
@@ -198,9 +276,9 @@ class Population(population.Population):
                 TILES=-(-self.size * high * across // self.tiled), AREA=h * w, ROWS=high * across, N=N, BM=self.tiled,
                 BRANCH=i, **chosen)  # fmt: skip
             chosen = self._options("normal_gradient", N, N)
-            windows = u.rows // 4 if u.pool else u.rows
+            windows = u.rows // 4 if u.early else u.rows
             _normal_gradient_kernel[self.n, -(-self.size * windows // chosen["BM"]), N // chosen["BN"]](
-                branch.z, self.d, branch.stat, counts, u.slope, now, self.size, B=self.size, H=h, W=w, N=N, POOL=u.pool,
+                branch.z, d, branch.stat, counts, u.slope, now, self.size, B=self.size, H=h, W=w, N=N, POOL=u.early,
                 LAST=u.last, PRECISION=self.precision, **chosen)  # fmt: skip
         if k:
             z, slope, side = self._bent(k - 1)
@@ -241,7 +319,8 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  norm_last: Any, pools: Any, shortcuts: Any, scale: np.ndarray, shift: np.ndarray, shape: Any, lr: Any,
                  momentum: float, weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
-                 into: np.ndarray | None = None, fixed: Fixed = FREE) -> Iterator[Done]:  # fmt: skip
+                 into: np.ndarray | None = None, fixed: Fixed = FREE,
+                 gates: Gates = UNGATED) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     precision: "tf32" (operands rounded, the default), "tf32x3" (fp32-grade), "ieee" (AMD's default) or "bf16", which
@@ -250,7 +329,8 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     """
     precision = precision or default_precision()
     batch_size = settled("train_cnn", precision, batch_size, tasks)
-    plan = planned(sizes, slopes, strides, norm_last, pools, shortcuts, shape, batch_size)
+    matrix = matrices(gates, [int(n) for n in sizes[1:-1]], device)
+    plan = planned(sizes, slopes, strides, norm_last, pools, shortcuts, shape, batch_size, matrix)
     classes = int(sizes[-1])
     images = Images.load(x, scale, shift, shape, pad, device)
     rates, decays = schedules(lr, weight_decay, len(jobs))

@@ -25,11 +25,12 @@ def matrices(gates: Gates, units: Sequence[int], device: str) -> list[torch.Tens
     """F of every layer with so many units, padded; None for a layer without."""
     found: list[torch.Tensor | None] = [None] * len(units)
     gate_at, flat = gates
-    for k in np.flatnonzero(gate_at >= 0).tolist():
-        n, at = units[k], gate_at[k]
-        f = torch.zeros(wide(n), wide(n))
-        f[:n, :n] = torch.from_numpy(flat[at : at + n * n]).view(n, n)
-        found[k] = f.to(device)
+    for k, at in enumerate(gate_at.tolist()):
+        if at >= 0:
+            n = units[k]
+            f = torch.zeros(wide(n), wide(n))
+            f[:n, :n] = torch.from_numpy(flat[at : at + n * n]).view(n, n)
+            found[k] = f.to(device)
     return found
 
 

@@ -20,6 +20,7 @@ import triton.language as tl
 from . import cnn, mlp, plan, population
 from .chunks import fitting
 from .configs import LIMIT, wide
+from .figlu import _gate_kernel, matrices
 from .images import Images, columns
 from .layers import _dot, _finish, _first_kernel, _last_kernel
 from .population import Task, most_rows, settled
@@ -99,6 +100,9 @@ class Layer:
     slope: float
     norms: bool
     adds: int
+    f: torch.Tensor | None  # FiGLU's; then a [n, B, N] is what it meets, s its sigmoid
+    a: torch.Tensor
+    s: torch.Tensor
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -110,14 +114,16 @@ class Lines(population.Population):
 
     def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, ends: torch.Tensor, points: torch.Tensor,
                  sizes: list[int], slopes: list[float], norms: list[int], adds: list[int],
-                 *schedule: Any) -> None:  # fmt: skip
+                 gates: list[torch.Tensor | None], *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
         self.points, self.lines, self.classes, self.layers = points, len(ends) // 2, sizes[-1], []
         for k, (w, b, norm) in enumerate(_unpacked(ends, sizes, norms)):
             if k == 0:
                 self.biases = b
-            self.layers.append(Layer(w, _between(b, points), _between(norm, points), self._zeros(self.B, w.shape[2]),
-                                     slopes[k], bool(norms[k]), adds[k]))  # fmt: skip
+            y, f = self._zeros(self.B, w.shape[2]), gates[k]
+            a, s = (y, y) if f is None else (torch.zeros_like(y), torch.zeros_like(y))
+            self.layers.append(Layer(w, _between(b, points), _between(norm, points), y, slopes[k], bool(norms[k]),
+                                     adds[k], f, a, s))  # fmt: skip
         self.products = ends.new_zeros(2 * self.lines, self.B, self.layers[0].shape[1])
         self.last = _between(self.layers[-1].w, points)
 
@@ -141,9 +147,13 @@ class Lines(population.Population):
             K, N = layer.shape
             options = self._options("between", K if k else N, N)
             _between_kernel[self.n * (N // options["BN"]),](
-                x, layer.w, layer.b, layer.y, self.layers[max(layer.adds, 0)].y, layer.norm, self.points, counts,
+                x, layer.w, layer.b, layer.a, self.layers[max(layer.adds, 0)].y, layer.norm, self.points, counts,
                 layer.slope, now, self.size, self.lines, len(self.points), FIRST=k == 0, NORM=layer.norms,
                 ADD=layer.adds >= 0, **options)  # fmt: skip
+            if layer.f is not None:
+                options = self._gating("gate", N)
+                _gate_kernel[self.n, 1, N // options["BN"]](
+                    layer.a, layer.f, layer.y, layer.s, counts, now, self.size, AREA=1, **options)  # fmt: skip
             x = layer.y
         _last_kernel[self.n,](
             x, self.last, last.b, self.labels, counts, last.y, self.losses, self.hits, last.slope, now, self.size,
@@ -151,13 +161,14 @@ class Lines(population.Population):
             **self._options("last", *last.shape))  # fmt: skip
 
 
-def bytes_per_line(sizes: list[int], norms: list[int], points: int, batch_size: int, rows: int) -> int:
+def bytes_per_line(sizes: list[int], norms: list[int], gated: list[bool], points: int, batch_size: int,
+                   rows: int) -> int:  # fmt: skip
     """Device memory that one line of a chunk between fully connected networks takes, everything included."""
     B, K, ends, own, N = wide(batch_size), columns(sizes[0]), 0, 0, 0
-    for (n_in, n_out), norm in zip(pairwise(sizes), norms, strict=True):
+    for (n_in, n_out), norm, gate in zip(pairwise(sizes), norms, gated, strict=True):
         N, before = wide(n_out), N or K
         ends += 2 * ((n_in + 1 + 4 * norm) * n_out + (before + 1 + 4 * norm) * N)
-        own += (B + 1 + 4 * norm) * N
+        own += (B * (1 + 2 * gate) + 1 + 4 * norm) * N
     return 4 * (ends + 2 * B * wide(sizes[1]) + points * (own + before * N)) + (points + 1) * 48 * rows
 
 
@@ -195,25 +206,25 @@ def interpolate_mlp(x: np.ndarray, tasks: list[Task], lines: np.ndarray, sizes: 
     Yields (slice of the lines, float64 [n, 2 splits, 2, L]), nan where a task has no such samples. tasks: (train rows,
     train labels, test rows, test labels) each; lines int [N]: the task of each; start, end float32 [N, P], of which
     slices are read. precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). The rest as
-    `wsfast.reference.interpolate.interpolate_mlp`. A line's bits do not depend on the others. ValueError for FiGLU, for
-    networks without a hidden layer and for BatchNorm or a sum on the logits.
+    `wsfast.reference.interpolate.interpolate_mlp`. A line's bits do not depend on the others. ValueError for networks
+    without a hidden layer and for BatchNorm, a sum or a gate on the logits.
     """
     sizes, slopes = [int(s) for s in sizes], [float(s) for s in slopes]
     norms, adds = [int(n) for n in norms], [int(a) for a in adds]
-    if len(sizes) < 3 or norms[-1] or adds[-1] >= 0 or max(gate_at) >= 0:
+    if len(sizes) < 3 or norms[-1] or adds[-1] >= 0 or gate_at[-1] >= 0:
         raise ValueError(
-            "interpolate_mlp: the triton kernels need a hidden layer and take no FiGLU, and no BatchNorm or sum on the "
-            f"logits; got sizes {sizes}, norms {norms}, adds {adds}, {int(np.sum(np.asarray(gate_at) >= 0))} layers "
-            "with FiGLU (backend='numba')"
+            "interpolate_mlp: the triton kernels need a hidden layer and take no BatchNorm, sum or gate on the logits; "
+            f"got sizes {sizes}, norms {norms}, adds {adds}, gates at {list(gate_at)} (backend='numba')"
         )
     precision = precision or mlp.default_precision()
     batch_size = settled("interpolate_mlp", precision, min(LIMIT, most_rows(tasks)), tasks)
     images, t = Images.load(x, scale, shift, (1, 1, x.shape[1]), -1, device), torch.from_numpy(points).to(device)
-    each = bytes_per_line(sizes, norms, len(t), batch_size, most_rows(tasks))
+    matrix = matrices((np.asarray(gate_at), gates), sizes[1:], device)
+    each = bytes_per_line(sizes, norms, [f is not None for f in matrix], len(t), batch_size, most_rows(tasks))
 
     def evaluate(jobs: Jobs, ends: torch.Tensor) -> torch.Tensor:
         idle = _idle(jobs, batch_size, precision, device)
-        return Lines(images, tasks, jobs, ends, t, sizes, slopes, norms, adds, *idle).evaluate()
+        return Lines(images, tasks, jobs, ends, t, sizes, slopes, norms, adds, matrix, *idle).evaluate()
 
     yield from _along(lines, start, end, t, each, evaluate)
 
@@ -229,7 +240,10 @@ def interpolate_cnn(x: np.ndarray, tasks: list[Task], lines: np.ndarray, sizes: 
     """
     precision = precision or cnn.default_precision()
     batch_size = settled("interpolate_cnn", precision, min(LIMIT, most_rows(tasks)), tasks)
-    units = plan.planned(sizes, slopes, strides, norm_last, pools, shortcuts, shape, batch_size, "interpolate_cnn")
+    matrix = matrices((np.asarray(gate_at), gates), [int(n) for n in sizes[1:-1]], device)
+    units = plan.planned(
+        sizes, slopes, strides, norm_last, pools, shortcuts, shape, batch_size, matrix, "interpolate_cnn"
+    )
     images, t = Images.load(x, scale, shift, shape, -1, device), torch.from_numpy(points).to(device)
     classes = int(sizes[-1])
     each = len(t) * plan.bytes_per_network(units, classes, batch_size, most_rows(tasks), precision)

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 
 from . import philox, population
-from .blocks import block
 from .chunks import Done, in_chunks
 from .configs import config, small, wide
 from .figlu import UNGATED, Gates, _gate_gradient_kernel, _gate_kernel, matrices
@@ -132,10 +131,6 @@ class Population(population.Population):
             self.layers[-2].y, last.w, last.b, self.labels, counts, last.dz, self.losses, self.hits, last.slope, now,
             self.size, now // self.size, self.labels.shape[1], self.losses.shape[1], self.classes, EVALUATE=evaluate,
             **options)  # fmt: skip
-
-    def _gating(self, kernel: str, N: int) -> dict[str, Any]:
-        chosen = block(kernel, N, N, hip=hip()).options()
-        return {"B": self.B, "N": N, "PRECISION": self.precision, **chosen, "BM": self.B}
 
     def _gate(self, layer: Layer, now: int, counts: torch.Tensor) -> None:
         if layer.f is not None:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from .batchnorm import PARTS, STATISTICS
 from .blocks import block
@@ -15,7 +16,7 @@ from .images import columns
 class Unit:
     """What a unit is, with its input [H, W, C] and its convolutions' results [ZH, ZW, N]; channels padded.
 
-    The first unit's C is not padded: its input is gathered, and K, the rows of its weight, are.
+    The first unit's C is not padded: its input is gathered, and K, the rows of its weight, are. f: F of its gate.
     """
 
     H: int
@@ -30,6 +31,12 @@ class Unit:
     last: bool
     pool: bool
     side: bool
+    f: torch.Tensor | None
+
+    @property
+    def early(self) -> bool:
+        """Whether the convolution pools, as what wins does not depend on the activation; it does on a gate."""
+        return self.pool and self.f is None
 
     @property
     def result(self) -> tuple[int, int, int]:
@@ -44,7 +51,7 @@ class Unit:
     def rows(self) -> int:
         """Of an image in the tiles of its convolution: whole windows where it pools."""
         h, w, _ = self.result
-        return 4 * -(-h // 2) * -(-w // 2) if self.pool else h * w
+        return 4 * -(-h // 2) * -(-w // 2) if self.early else h * w
 
     @property
     def bend(self) -> float:
@@ -58,15 +65,15 @@ class Unit:
 
 
 def units(sizes: list[int], slopes: Any, strides: Any, norm_last: Any, pools: Any, shortcuts: Any, height: int,
-          width: int) -> list[Unit]:  # fmt: skip
-    """The units of a network, arguments as `wsfast.reference.cnn.train_cnn`."""
+          width: int, gates: list[torch.Tensor | None]) -> list[Unit]:  # fmt: skip
+    """The units of a network, arguments as `wsfast.reference.cnn.train_cnn`; gates: every unit's F, padded, or None."""
     found: list[Unit] = []
-    for k, flags in enumerate(zip(slopes, strides, norm_last, pools, shortcuts, strict=True)):
-        slope, stride, last, pool, side = flags
+    for k, flags in enumerate(zip(slopes, strides, norm_last, pools, shortcuts, gates, strict=True)):
+        slope, stride, last, pool, side, f = flags
         C = found[-1].N if k else sizes[0]
         K = 9 * C if k else columns(9 * C)
         found.append(Unit(height, width, C, K, wide(sizes[k + 1]), sizes[k], sizes[k + 1], float(slope), int(stride),
-                          bool(last), bool(pool), bool(side)))  # fmt: skip
+                          bool(last), bool(pool), bool(side), f))  # fmt: skip
         height, width, _ = found[-1].output
     return found
 
@@ -75,6 +82,7 @@ def parts(plan: list[Unit], batch_size: int) -> int:
     """Numbers that the tiles of one network leave at most."""
     tiles = [(-(-batch_size * u.rows // block("convolve", u.N, u.N).tiles["BM"]), u.N) for u in plan]
     tiles += [(-(-batch_size * u.output[0] * u.output[1] // block("spread", u.N, u.N).tiles["BM"]), u.N) for u in plan]
+    tiles += [(-(-batch_size * u.rows // block("gate", u.N, u.N).tiles["BM"]), u.N) for u in plan if u.f is not None]
     return PARTS.value * max(t * N for t, N in tiles)
 
 
@@ -84,11 +92,20 @@ def parameters(plan: list[Unit], classes: int) -> int:
     return own + (plan[-1].n_out + 1) * classes
 
 
+def most_gated(plan: list[Unit]) -> int:
+    """Numbers of an image in the largest unit with a gate."""
+    return max([int(np.prod(u.result)) for u in plan if u.f is not None], default=0)
+
+
 def bytes_per_network(plan: list[Unit], classes: int, batch_size: int, rows: int, precision: str) -> int:
     """Device memory that one network of a chunk takes, everything included."""
-    kept = sum(int(np.prod(u.result)) * len(u.branches) + u.pool * int(np.prod(u.output)) for u in plan)
+    gated = [u for u in plan if u.f is not None]
+    kept = sum(int(np.prod(u.result)) * len(u.branches) + u.early * int(np.prod(u.output)) for u in plan)
+    kept += 2 * sum(int(np.prod(u.result)) for u in gated) + 2 * most_gated(plan)
+    kept += (plan[-1].f is not None) * int(np.prod(plan[-1].output))
     kept += max(int(np.prod(u.output)) for u in plan) + sum(int(np.prod(u.output)) for u in plan[:-1])
     own = sum((2 * K + 10 + STATISTICS.value) * u.N for u in plan for _, K in u.branches)
+    own += sum(STATISTICS.value * u.N for u in gated)
     head = 2 * (plan[-1].N + 1) * wide(classes) + wide(batch_size) * (2 * plan[-1].N + wide(classes))
     packed = 2 * parameters(plan, classes)  # drawn weights at the start, the flat ones at the end
     return (2 if precision == "bf16" else 4) * batch_size * kept + 4 * (
@@ -97,11 +114,14 @@ def bytes_per_network(plan: list[Unit], classes: int, batch_size: int, rows: int
 
 
 def planned(sizes: Any, slopes: Any, strides: Any, norm_last: Any, pools: Any, shortcuts: Any, shape: Any,
-            batch_size: int, op: str = "train_cnn") -> list[Unit]:  # fmt: skip
+            batch_size: int, gates: list[torch.Tensor | None], op: str = "train_cnn") -> list[Unit]:  # fmt: skip
     """The units; ValueError for what the kernels do not compute."""
-    if any(p and s for p, s in zip(pools, shortcuts, strict=True)):
+    plan = units([int(s) for s in sizes], slopes, strides, norm_last, pools, shortcuts, int(shape[1]), int(shape[2]),
+                 gates)  # fmt: skip
+    if any(u.early and u.side for u in plan):
         raise ValueError(f"{op}: the triton kernels take no pool behind a shortcut (backend='numba' does)")
-    plan = units([int(s) for s in sizes], slopes, strides, norm_last, pools, shortcuts, int(shape[1]), int(shape[2]))
+    if any(u.last and u.f is not None for u in plan):
+        raise ValueError(f"{op}: compiled kernels take no gate before BatchNorm (backend='reference' does)")
     most = max(batch_size * u.rows * u.N for u in plan)
     if most >= 2**31:
         raise ValueError(

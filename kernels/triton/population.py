@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from . import philox
+from .blocks import block
 from .configs import LIMIT, config, wide
 from .images import Images
 
@@ -85,6 +86,10 @@ class Population:
 
     def _zeros(self, *shape: int) -> torch.Tensor:
         return torch.zeros(self.n, *shape, device=self.device)
+
+    def _gating(self, kernel: str, N: int) -> dict[str, Any]:
+        chosen = block(kernel, N, N, hip=hip()).options()
+        return {"B": self.B, "N": N, "PRECISION": self.precision, **chosen, "BM": self.B}
 
     def _tables(self, rows: int) -> None:
         """Where a pass over so many rows keeps its samples, and each batch's summed loss and hits."""
