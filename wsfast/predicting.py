@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from . import backends, provenance
 from .asymmetry import free_weights
@@ -178,7 +179,8 @@ def _predictors(
 
 def _boosted(x: np.ndarray, truth: np.ndarray, seed: int) -> Any:
     def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return HistGradientBoostingRegressor(random_state=seed).fit(x[train], truth[train]).predict(x[test])
+        with threadpool_limits(1, "openmp"):  # on several cores trees of so few rows wait more than they work
+            return HistGradientBoostingRegressor(random_state=seed).fit(x[train], truth[train]).predict(x[test])
 
     return predict
 
