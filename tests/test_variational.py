@@ -7,7 +7,7 @@ from wsfast.reference.mlp import bends
 import wsfast
 from wsfast.asymmetry import fixed_entries, gates
 from wsfast.network import mlp, mlp_layers
-from wsfast.variational import Fit, divergence, fitted, forward, model_of
+from wsfast.variational import AT_A_TIME, Fit, divergence, fitted, forward, model_of
 
 NETWORKS = {
     "mlp4": wsfast.network("mlp4", (11,), 3, width=9),
@@ -150,7 +150,7 @@ def test_the_same_call_gives_the_same_bits_and_chunks_follow_each_other(monkeypa
         np.testing.assert_allclose(p.sum(axis=1), 1, rtol=1e-12)
     assert len(chosen) == 1
     assert (run(lr=2e-2)[1][0] != found[0]).any()
-    monkeypatch.setattr("wsfast.variational.AT_A_TIME", 32 * sum(p.size for p in net.parameters) * 3)
+    monkeypatch.setitem(AT_A_TIME, "cpu", 32 * sum(p.size for p in net.parameters) * 3)
     chosen, again = run()
     assert [len(labels[part]) for part in chosen] == [3, 1]
     assert [p.shape for p in again] == [p.shape for p in found]

@@ -62,10 +62,11 @@ def bayesian(
     (Kingma et al., NeurIPS 2015; `wsfast.reference.variational`). prior: of every weight and bias N(0, prior^2 / inputs
     of its layer); 2 is about He's initialisation. samples: posterior draws whose probabilities are averaged in testing.
 
-    Models: "variational", the posterior; "point", the same declaration without one, trained the same way; "point,
-    matched", a standard ReLU MLP, widened so that its trained numbers are as many as the posterior's means and
-    deviations together; of a declaration that is not such an MLP also "variational, matched", the posterior of one with
-    as many weights as the declaration trains. The widths of hidden layers keep their proportions.
+    Models: "variational", the posterior; "point", the same declaration without one, trained the same way on the cross-
+    entropy alone; "point, matched", a standard ReLU MLP, widened so that its trained numbers are as many as the
+    posterior's means and deviations together; of a declaration that is not such an MLP also "variational, matched", the
+    posterior of one with as many weights as the declaration trains. So one sees what the posterior adds at equal
+    architecture and at equal numbers, and what the asymmetry adds. Hidden widths keep their proportions.
 
     Measured on the test samples of each network's task: mean negative log likelihood (nats), accuracy, and expected
     calibration error of 15 bins (Guo et al., ICML 2017), which is biased upwards where test samples are few. 95 %

@@ -99,7 +99,7 @@ def metanetworks(
         raise ValueError(f"metanetworks: the target of all networks is {truth[0]:g} (vary learning rate and epochs)")
     rows, predictions = [], {}
     splits = list(_splits(zoo.labels, _starts(opened, source)[good], seed))
-    with Progress("metanetworks", len(zoo.network.chains) + 4, "predictor", progress) as said:
+    with Progress("metanetworks", len(zoo.network.chains) + 3 + _trained(zoo), "predictor", progress) as said:
         for predictor, predict in _predictors(zoo, truth, seed, backend, device):
             for protocol, train, test in splits:
                 found = predict(train, test)
@@ -161,7 +161,7 @@ def _predictors(
         return np.array([means.get(t, truth[train].mean()) for t in zoo.labels[test]])
 
     yield BASELINES[0], task_mean
-    if {"train_loss", "train_accuracy"} <= zoo.records.keys():
+    if _trained(zoo):
         yield (
             BASELINES[1],
             _boosted(np.stack([zoo.records[k] for k in ("train_loss", "train_accuracy")], 1), truth, seed),
@@ -175,6 +175,10 @@ def _predictors(
         "deep sets",
         lambda train, test: DeepSetsRegressor(seed).fit(features[train], truth[train]).predict(features[test]),
     )
+
+
+def _trained(zoo: WeightSet) -> bool:
+    return {"train_loss", "train_accuracy"} <= zoo.records.keys()
 
 
 def _boosted(x: np.ndarray, truth: np.ndarray, seed: int) -> Any:

@@ -15,7 +15,7 @@ from .network import Network, mlp_layers
 from .taskset import TaskSet
 from .weights import WeightSet
 
-AT_A_TIME = 1 << 25  # bytes of a chunk's means, deviations, their gradients and Adam's moments
+AT_A_TIME = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes of a chunk's means, deviations, gradients and Adam's moments
 START = 0.1  # a posterior's first deviation, as a share of the prior's
 
 
@@ -106,7 +106,7 @@ def fitted(
     from (seed, its first network). On a CPU a chunk has one core.
     """
     size = sum(p.size for p in network.parameters)
-    step = max(1, AT_A_TIME // (32 * size))
+    step = max(1, AT_A_TIME[device] // (32 * size))
     x = torch.from_numpy(tasks.inputs(np.arange(len(tasks.x))).reshape(len(tasks.x), -1)).to(device)
 
     def one(first: int) -> list[np.ndarray]:
@@ -145,7 +145,7 @@ def _chunk(
     loss_of = torch.nn.functional.cross_entropy
     for _ in range(fit.steps):
         draw = torch.rand(n, fit.batch_size, generator=generator, device=device)
-        drawn = (draw * count[:, None]).long().clamp(max=rows.shape[1] - 1)
+        drawn = torch.minimum(draw * count[:, None], count[:, None] - 1).long()  # a product may round up to the count
         logits = forward(model, x[rows.gather(1, drawn)], means, logs, noise)
         loss = loss_of(logits.flatten(0, 1), answers.gather(1, drawn).flatten(), reduction="sum") / fit.batch_size
         if logs is not None:
