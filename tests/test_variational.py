@@ -77,7 +77,7 @@ def by_reference(net, case, n_samples):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
-def test_loss_and_gradients_are_the_references(name, as_good_as):
+def test_loss_and_gradients_are_the_references(name):
     net = NETWORKS[name]
     case = problem(net)
     want = by_reference(net, case, 37)
