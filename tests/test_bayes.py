@@ -128,7 +128,7 @@ def test_bad_input(two_tasks):
         ({"samples": 0}, r"samples must be at least 1, got 0"),
         ({"lr": 0.0}, r"lr must be above 0, got 0"),
         ({"prior": float("nan")}, r"prior must be above 0, got nan"),
-        ({"seed": -1}, r"seed must be at least 0, got -1"),
+        ({"seed": -1}, r"seed must be 0\.\.2\^64 - 1, got -1"),
         ({"device": "tpu"}, r"device must be cpu or cuda, got 'tpu'"),
         ({"lr": 1e30}, r"predictions are not finite \(a smaller lr\)"),
     ):

@@ -56,6 +56,8 @@ def bayesian(
 ) -> BayesianResult:
     """Fit mean-field Gaussian posteriors over an MLP's weights, `repeats` on every task, and compare what they predict.
 
+    Lim et al. (NeurIPS 2024) ask whether a posterior of one mode fits networks without symmetries better.
+
     network: a name or a declaration, fully connected without BatchNorm and sums: "mlp4", "mlp4-wasym" (fixed entries
     stay fixed), "mlp4-sigma". seed: of initial means (those of `generate`), batches and noise. steps: of Adam with step
     size lr, on batches drawn with replacement, on the negative evidence lower bound, by local reparameterisation
@@ -93,8 +95,8 @@ def bayesian(
     for name, size in (("lr", lr), ("prior", prior)):
         if not 0 < size < np.inf:
             raise ValueError(f"bayesian: {name} must be above 0, got {size}")
-    if seed < 0:
-        raise ValueError(f"bayesian: seed must be at least 0, got {seed}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"bayesian: seed must be 0..2^64 - 1, got {seed}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"bayesian: device must be cpu or cuda, got {device!r}")
     if model_of(network, prior, "cpu") is None or not _hidden(network):

@@ -56,7 +56,8 @@ def metanetworks(
     device: str = "cpu",
     progress: bool | None = None,
 ) -> Metanetworks:
-    """Predict a number of every network, its test accuracy, from its weights (Unterthiner et al., arXiv 2002.11448).
+    """Predict a number of every network, its test accuracy, from its weights (Unterthiner et al., arXiv 2002.11448; of
+    asymmetric networks Lim et al., NeurIPS 2024).
 
     zoos: one or several WeightSets or their folders, of one declaration and the same tasks; several because learning
     rate and epochs vary from set to set (one `generate` each). target float [N]: of all networks, set after set; their
