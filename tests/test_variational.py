@@ -7,7 +7,7 @@ from wsfast.reference.mlp import bends
 import wsfast
 from wsfast.asymmetry import fixed_entries, gates
 from wsfast.network import mlp, mlp_layers
-from wsfast.variational import AT_A_TIME, Fit, divergence, fitted, forward, model_of
+from wsfast.variational import AT_A_TIME, Fit, divergence, fitted, forward, losses, model_of
 
 NETWORKS = {
     "mlp4": wsfast.network("mlp4", (11,), 3, width=9),
@@ -49,9 +49,7 @@ def by_torch(net, case, n_samples, dtype):
     means, logs = ([torch.tensor(a, dtype=dtype, requires_grad=True) for a in case[k]] for k in ("means", "logs"))
     noise = iter([torch.tensor(e, dtype=dtype) for e in case["noise"]])
     x, labels = torch.tensor(case["x"], dtype=dtype), torch.tensor(case["labels"])
-    logits = forward(model, x, means, logs, lambda *shape: next(noise))
-    nll = torch.nn.functional.cross_entropy(logits.movedim(2, 1), labels, reduction="none").mean(dim=1)
-    loss = nll + divergence(model, means, logs) / n_samples
+    loss = losses(model, x, labels, means, logs, lambda *shape: next(noise), n_samples)
     loss.sum().backward()
     return [a.detach().numpy() for a in (loss, *(m.grad for m in means), *(r.grad for r in logs))]
 
