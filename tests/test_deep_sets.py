@@ -86,6 +86,13 @@ def test_a_planted_number_is_learned_whatever_the_order(zoo, monkeypatch):
     assert (DeepSetsRegressor(1).fit(features[train], target[train]).predict(features[test]) != found).any()
 
 
+def test_a_constant_target_is_predicted(zoo, monkeypatch):
+    monkeypatch.setattr("wsfast.deep_sets.STEPS", 200)
+    features = unit_features(zoo)
+    found = DeepSetsRegressor(0).fit(features, np.full(40, 0.75)).predict(features)
+    np.testing.assert_allclose(found, 0.75, atol=0.1)
+
+
 def test_a_network_without_hidden_units():
     net = mlp((4,), 3, ())
     parameters = {p.name: np.zeros((2, *p.shape), np.float32) for p in net.parameters}

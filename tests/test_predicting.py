@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import wsfast
+from wsfast import cli
 from wsfast.aligning import shuffled_units
 from wsfast.asymmetry import fixed_entries, free_weights
 from wsfast.joining import joined
@@ -70,12 +71,14 @@ def test_weights_tell_the_accuracy_and_nothing_tells_a_permuted_one(zoos, result
     assert found["unseen tasks", "task mean"]["tau"] is None  # one prediction for all
 
 
-def test_the_same_seed_gives_the_same_scores_and_stored_sets_do_too(zoos, result, tmp_path):
-    folders = [zoo.save(tmp_path / str(k)) for k, zoo in enumerate(zoos)]
-    again = wsfast.metanetworks(folders, progress=False)
-    assert again.numbers["rows"] == result.numbers["rows"]
-    for key, found in result.predictions.items():
-        np.testing.assert_array_equal(again.predictions[key], found)
+def test_the_same_seed_and_stored_sets_give_the_same_scores_on_the_command_line(zoos, result, tmp_path, capsys):
+    folders = [str(zoo.save(tmp_path / str(k))) for k, zoo in enumerate(zoos)]
+    assert cli.main(["metanetworks", *folders, "--json", "--out", str(tmp_path / "out")]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["rows"] == result.numbers["rows"]
+    assert json.loads((tmp_path / "out" / "metanetworks.json").read_text()) == again
+    assert cli.main(["metanetworks", folders[0]]) == 2
+    assert "want at least 50 usable networks, got 28" in capsys.readouterr().err
 
 
 def test_the_order_of_hidden_units_does_not_matter(zoos, result):

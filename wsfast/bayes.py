@@ -56,16 +56,19 @@ def bayesian(
 ) -> BayesianResult:
     """Fit mean-field Gaussian posteriors over an MLP's weights, `repeats` on every task, and compare what they predict.
 
+    Lim et al. (NeurIPS 2024) ask whether a posterior of one mode fits networks without symmetries better.
+
     network: a name or a declaration, fully connected without BatchNorm and sums: "mlp4", "mlp4-wasym" (fixed entries
     stay fixed), "mlp4-sigma". seed: of initial means (those of `generate`), batches and noise. steps: of Adam with step
     size lr, on batches drawn with replacement, on the negative evidence lower bound, by local reparameterisation
     (Kingma et al., NeurIPS 2015; `wsfast.reference.variational`). prior: of every weight and bias N(0, prior^2 / inputs
     of its layer); 2 is about He's initialisation. samples: posterior draws whose probabilities are averaged in testing.
 
-    Models: "variational", the posterior; "point", the same declaration without one, trained the same way; "point,
-    matched", a standard ReLU MLP, widened so that its trained numbers are as many as the posterior's means and
-    deviations together; of a declaration that is not such an MLP also "variational, matched", the posterior of one with
-    as many weights as the declaration trains. The widths of hidden layers keep their proportions.
+    Models: "variational", the posterior; "point", the same declaration without one, trained the same way on the cross-
+    entropy alone; "point, matched", a standard ReLU MLP, widened so that its trained numbers are as many as the
+    posterior's means and deviations together; of a declaration that is not such an MLP also "variational, matched", the
+    posterior of one with as many weights as the declaration trains. So one sees what the posterior adds at equal
+    architecture and at equal numbers, and what the asymmetry adds. Hidden widths keep their proportions.
 
     Measured on the test samples of each network's task: mean negative log likelihood (nats), accuracy, and expected
     calibration error of 15 bins (Guo et al., ICML 2017), which is biased upwards where test samples are few. 95 %
@@ -92,8 +95,8 @@ def bayesian(
     for name, size in (("lr", lr), ("prior", prior)):
         if not 0 < size < np.inf:
             raise ValueError(f"bayesian: {name} must be above 0, got {size}")
-    if seed < 0:
-        raise ValueError(f"bayesian: seed must be at least 0, got {seed}")
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"bayesian: seed must be 0..2^64 - 1, got {seed}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"bayesian: device must be cpu or cuda, got {device!r}")
     if model_of(network, prior, "cpu") is None or not _hidden(network):

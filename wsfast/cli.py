@@ -134,6 +134,18 @@ def parser() -> argparse.ArgumentParser:
     converge.add_argument("--out", help="folder for converge.json and converge.html (default: runs/ZOO)")
     converge.add_argument("--json", action="store_true", help="print converge.json instead of the table")
 
+    meta = commands.add_parser(
+        "metanetworks",
+        help="predict networks' test accuracy from their weights, over sets whose learning rate and epochs vary",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    meta.add_argument("zoos", nargs="+", metavar="zoo", help="folders of generated weight sets of the same tasks")
+    meta.add_argument("--seed", type=int, default=0, help="of the splits and the models")
+    meta.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
+    meta.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
+    meta.add_argument("--out", help="folder for metanetworks.json and metanetworks.svg")
+    meta.add_argument("--json", action="store_true", help="print JSON instead of the table")
+
     grid = commands.add_parser(
         "grid",
         help="features against standard and asymmetric networks: is it the order of units that breaks raw weights?",
@@ -387,6 +399,18 @@ def _converge(args: argparse.Namespace) -> int:
     return 0
 
 
+def _metanetworks(args: argparse.Namespace) -> int:
+    from . import metanetworks
+    from .files import writable_folder
+
+    out = args.out and writable_folder(args.out)
+    result = metanetworks(args.zoos, seed=args.seed, backend=args.backend, device=args.device)
+    if out:
+        result.save(out)
+    print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
+    return 0
+
+
 def _grid(args: argparse.Namespace) -> int:
     from . import grid, tasks
     from .files import writable_folder
@@ -448,6 +472,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int]] = {
     "connectivity": _connectivity,
     "search": _search,
     "converge": _converge,
+    "metanetworks": _metanetworks,
     "grid": _grid,
     "info": _info,
 }

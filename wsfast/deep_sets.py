@@ -103,7 +103,7 @@ class DeepSetsRegressor:
     def fit(self, features: UnitFeatures, target: np.ndarray) -> "DeepSetsRegressor":
         """target float [n]."""
         self._scales = [_moments_over(s) for s in (*features.sets, features.alone)]
-        self._mean, self._std = target.mean(), target.std()
+        self._mean, self._std = target.mean(), target.std() or 1.0
         sets, alone = self._inputs(features)
         y = torch.from_numpy(((target - self._mean) / self._std).astype(np.float32))
         rng = np.random.default_rng(self.seed)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from sklearn.ensemble import HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from . import backends, provenance
 from .asymmetry import free_weights
@@ -55,7 +56,8 @@ def metanetworks(
     device: str = "cpu",
     progress: bool | None = None,
 ) -> Metanetworks:
-    """Predict a number of every network, its test accuracy, from its weights (Unterthiner et al., arXiv 2002.11448).
+    """Predict a number of every network, its test accuracy, from its weights (Unterthiner et al., arXiv 2002.11448; of
+    asymmetric networks Lim et al., NeurIPS 2024).
 
     zoos: one or several WeightSets or their folders, of one declaration and the same tasks; several because learning
     rate and epochs vary from set to set (one `generate` each). target float [N]: of all networks, set after set; their
@@ -98,7 +100,7 @@ def metanetworks(
         raise ValueError(f"metanetworks: the target of all networks is {truth[0]:g} (vary learning rate and epochs)")
     rows, predictions = [], {}
     splits = list(_splits(zoo.labels, _starts(opened, source)[good], seed))
-    with Progress("metanetworks", len(zoo.network.chains) + 4, "predictor", progress) as said:
+    with Progress("metanetworks", len(zoo.network.chains) + 3 + _trained(zoo), "predictor", progress) as said:
         for predictor, predict in _predictors(zoo, truth, seed, backend, device):
             for protocol, train, test in splits:
                 found = predict(train, test)
@@ -160,7 +162,7 @@ def _predictors(
         return np.array([means.get(t, truth[train].mean()) for t in zoo.labels[test]])
 
     yield BASELINES[0], task_mean
-    if {"train_loss", "train_accuracy"} <= zoo.records.keys():
+    if _trained(zoo):
         yield (
             BASELINES[1],
             _boosted(np.stack([zoo.records[k] for k in ("train_loss", "train_accuracy")], 1), truth, seed),
@@ -176,9 +178,14 @@ def _predictors(
     )
 
 
+def _trained(zoo: WeightSet) -> bool:
+    return {"train_loss", "train_accuracy"} <= zoo.records.keys()
+
+
 def _boosted(x: np.ndarray, truth: np.ndarray, seed: int) -> Any:
     def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
-        return HistGradientBoostingRegressor(random_state=seed).fit(x[train], truth[train]).predict(x[test])
+        with threadpool_limits(1, "openmp"):  # on several cores trees of so few rows wait more than they work
+            return HistGradientBoostingRegressor(random_state=seed).fit(x[train], truth[train]).predict(x[test])
 
     return predict
 

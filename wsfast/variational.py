@@ -15,7 +15,7 @@ from .network import Network, mlp_layers
 from .taskset import TaskSet
 from .weights import WeightSet
 
-AT_A_TIME = 1 << 25  # bytes of a chunk's means, deviations, their gradients and Adam's moments
+AT_A_TIME = {"cpu": 1 << 25, "cuda": 1 << 30}  # bytes of a chunk's means, deviations, gradients and Adam's moments
 START = 0.1  # a posterior's first deviation, as a share of the prior's
 
 
@@ -96,6 +96,24 @@ def divergence(model: Model, means: Tensors, logs: Tensors) -> torch.Tensor:
     return total
 
 
+def losses(
+    model: Model,
+    x: torch.Tensor,
+    labels: torch.Tensor,
+    means: Tensors,
+    logs: Tensors | None,
+    noise: Callable[..., torch.Tensor],
+    count: torch.Tensor | float,
+) -> torch.Tensor:
+    """Each network's negative evidence lower bound per sample of `count` [n], on a batch: [n]; labels int [n, B].
+
+    The cross-entropy alone where logs is None.
+    """
+    logits = forward(model, x, means, logs, noise)
+    nll = torch.nn.functional.cross_entropy(logits.movedim(2, 1), labels, reduction="none").mean(dim=1)
+    return nll if logs is None else nll + divergence(model, means, logs) / count
+
+
 def fitted(
     network: Network, tasks: TaskSet, labels: np.ndarray, repeats: np.ndarray, seed: int, fit: Fit, device: str
 ) -> Iterator[tuple[slice, list[np.ndarray]]]:
@@ -106,7 +124,7 @@ def fitted(
     from (seed, its first network). On a CPU a chunk has one core.
     """
     size = sum(p.size for p in network.parameters)
-    step = max(1, AT_A_TIME // (32 * size))
+    step = max(1, AT_A_TIME[device] // (32 * size))
     x = torch.from_numpy(tasks.inputs(np.arange(len(tasks.x))).reshape(len(tasks.x), -1)).to(device)
 
     def one(first: int) -> list[np.ndarray]:
@@ -142,16 +160,12 @@ def _chunk(
     own = [tasks[int(label)] for label in start.labels]
     rows, answers, count = _padded([t.train_rows for t in own], [t.train_labels for t in own], device)
     optimizer = torch.optim.Adam([*means, *(logs or [])], lr=fit.lr)
-    loss_of = torch.nn.functional.cross_entropy
     for _ in range(fit.steps):
         draw = torch.rand(n, fit.batch_size, generator=generator, device=device)
-        drawn = (draw * count[:, None]).long().clamp(max=rows.shape[1] - 1)
-        logits = forward(model, x[rows.gather(1, drawn)], means, logs, noise)
-        loss = loss_of(logits.flatten(0, 1), answers.gather(1, drawn).flatten(), reduction="sum") / fit.batch_size
-        if logs is not None:
-            loss = loss + (divergence(model, means, logs) / count).sum()
+        drawn = torch.minimum(draw * count[:, None], count[:, None] - 1).long()  # a product may round up to the count
+        loss = losses(model, x[rows.gather(1, drawn)], answers.gather(1, drawn), means, logs, noise, count)
         optimizer.zero_grad()
-        loss.backward()
+        loss.sum().backward()
         optimizer.step()
     rows, _, count = _padded([t.test_rows for t in own], [t.test_labels for t in own], device)
     with torch.no_grad():
