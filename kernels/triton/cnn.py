@@ -24,7 +24,7 @@ from .images import Images
 from .layers import _gradient_kernel, _last_kernel, _update_kernel
 from .meanpool import _mean_kernel, _spread_kernel
 from .plan import Unit, bytes_per_network, parts, planned
-from .population import Task, hip, most_rows, schedules, settled
+from .population import Jobs, Task, hip, most_rows, schedules, settled
 
 
 def default_precision() -> str:
@@ -50,7 +50,7 @@ class Branch:
 class Population(population.Population):
     """One chunk of networks on the device."""
 
-    def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], plan: list[Unit], classes: int,
+    def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, plan: list[Unit], classes: int,
                  *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
         self.plan, self.classes = plan, classes

@@ -18,7 +18,7 @@ from .chunks import Done, in_chunks
 from .configs import config, small, wide
 from .images import Images, columns
 from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kernel, _update_kernel
-from .population import Task, hip, most_rows, schedules, settled
+from .population import Jobs, Task, hip, most_rows, schedules, settled
 from .small import _train_small_kernel
 
 Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
@@ -59,7 +59,7 @@ class Layer:
 class Population(population.Population):
     """One chunk of networks on the device."""
 
-    def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], sizes: list[int],
+    def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, sizes: list[int],
                  slopes: list[float], norms: list[int], adds: list[int], fixed: Fixed,
                  *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
