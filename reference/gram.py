@@ -71,6 +71,14 @@ def gram_norm(x):
     return np.linalg.norm(x.transpose(0, 2, 1) @ x, axis=(1, 2))
 
 
+def near_one(x):
+    """Chain factors, each times a number that no cosine sees, so that products neither overflow nor vanish: [N, d, r].
+
+    In float64 the factors themselves.
+    """
+    return x
+
+
 def head(x, a):
     """Logits <A_c, X X^T> of a linear classifier on vec(G) for every chain factor: [N, d, r], [C, d, d] -> [N, C].
 

@@ -3,6 +3,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from wsfast.kernels.numba import gram as compiled
 from wsfast.reference import gram
 
 import wsfast
@@ -140,6 +141,16 @@ def test_runs_of_networks_give_the_same_bits(zoo, tmp_path, options):
         ValueError, match=rf"memory must be at least {2 * size:,} bytes, .* got {2 * size - 1:,} \(raise it"
     ):
         wsfast.chain_kernel(zoo, chain=2, memory=2 * size - 1)
+
+
+def test_a_runs_norms_are_computed_once(zoo, monkeypatch):
+    counted, original = [], compiled.gram_norm
+    monkeypatch.setattr(compiled, "gram_norm", lambda x: counted.append(len(x)) or original(x))
+    memory = 2 * 7 * 2 * 4 * 64 * 24  # seven networks' weights and factors
+    for b, runs in ((None, [5, 7, 7, 7, 7, 7]), (zoo[:9], [2, 5, 7, 7, 7, 7, 7, 7])):
+        wsfast.chain_kernel(zoo, b, cosine=True, memory=memory)
+        assert sorted(counted) == runs
+        counted.clear()
 
 
 def test_raw_layers_in_runs_give_the_same_bits(zoo, tmp_path):

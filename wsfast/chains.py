@@ -126,12 +126,18 @@ def chain_kernel(
     if form == "auto":
         form = cheaper_form(len(a), len(a if b is None else b), d, r)
     size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
+
+    def ready(weights: list[np.ndarray]) -> Any:
+        x = gram().chain_factor(weights, row_normalize, column_normalize)
+        return gram().near_one(x) if cosine else x
+
     kernel = _Kernel(
         lambda zoo: _needed(zoo.network, chain, fold_norm),
         lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, fold_norm, run)],
-        lambda weights: gram().chain_factor(weights, row_normalize, column_normalize),
-        lambda x, y: gram().chain_kernel(x, y, form, cosine),
+        ready,
+        lambda x, y: gram().chain_kernel(x, y, form),
         size,
+        (lambda x: gram().gram_norm(x)) if cosine else None,
     )
     return _all_pairs(a, b, kernel, memory, device, engine, address)
 
@@ -208,7 +214,8 @@ def _free_memory(device: str) -> int:
 class _Kernel:
     """A kernel of two runs of networks: product(x, y), x = ready(read(zoo, run)), or product(x, None) of one run.
 
-    needs: what read takes of a set; size: bytes of one network's weights and features.
+    needs: what read takes of a set; size: bytes of one network's weights and features; norm(x): what the product is
+    divided by, if anything, of each network of a run.
     """
 
     needs: Callable[[WeightSet], Sequence[Parameter]]
@@ -216,10 +223,15 @@ class _Kernel:
     ready: Callable[[Any], Any]
     product: Callable[[Any, Any], np.ndarray]
     size: int
+    norm: Callable[[Any], np.ndarray] | None = None
 
     def block(self, a: WeightSet, b: WeightSet | None) -> np.ndarray:
         x, y = (None if zoo is None else self.ready(self.read(zoo, slice(None))) for zoo in (a, b))
-        return self.product(x, y)
+        block = self.product(x, y)
+        if self.norm is not None:
+            norms = self.norm(x)
+            block /= np.outer(norms, norms if y is None else self.norm(y))
+        return block
 
 
 def _all_pairs(
@@ -249,6 +261,7 @@ def _all_pairs(
     wanted = (key for old, new in pairwise([(), *pairs]) for key in dict.fromkeys(new) if key not in old)
     out = np.empty((len(a), len(zoos[1])))
     held: dict[tuple[int, int], Any] = {}
+    norms: dict[tuple[int, int], np.ndarray] = {}  # of every run, also when it is read again
     with ThreadPoolExecutor(1) as thread:
 
         def next_read() -> Any:
@@ -263,9 +276,13 @@ def _all_pairs(
                     weights, later = later.result(), next_read()
                     held[key] = kernel.ready(weights)
                     del weights
+                    if kernel.norm is not None and key not in norms:
+                        norms[key] = kernel.norm(held[key])
             i, j = pair[0][1], pair[1][1]
             alone = pair[0] == pair[1]
             block = kernel.product(held[pair[0]], None if alone else held[pair[1]])
+            if norms:
+                block /= np.outer(norms[pair[0]], norms[pair[1]])
             out[i : i + step, j : j + step] = block
             if b is None and not alone:
                 out[j : j + step, i : i + step] = block.T
@@ -362,18 +379,14 @@ def raw_kernel(
     """Cosines of raw layers: float64 [Na, Nb]; memory, engine and address as in chain_kernel."""
     from .kernels.numba.gram import linear_kernel
 
-    def ready(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        x = _flat(w)
-        return x, np.array([np.linalg.norm(row.astype(np.float64)) for row in x])
-
-    def product(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        return linear_kernel(x[0], None if y is None else y[0]) / np.outer(x[1], (x if y is None else y)[1])
+    def norm(x: np.ndarray) -> np.ndarray:
+        return np.array([np.linalg.norm(row.astype(np.float64)) for row in x])
 
     def read(zoo: WeightSet, run: slice) -> np.ndarray:
         return _in_memory(zoo.parameters[zoo.network.chain(layer)[-1].name][run])
 
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
-    kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, ready, product, size)
+    kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, _flat, linear_kernel, size, norm)
     return _all_pairs(a, b, kernel, memory, "cpu", engine, address)
 
 

@@ -68,9 +68,9 @@ def connectivity(
     pairs: so many a task, drawn with `seed` among all of its pairs, all where there are fewer; or int [P, 2], positions
     in the set, both of one task. points: on a line, an odd number, from 0 to 1. align: (networks, their references) ->
     the networks, units reordered to match, such as `lambda zoo, to: wsfast.align(zoo, to).zoo`; the lines from the
-    first networks to the aligned second ones are then measured too. device: "cpu" or "cuda". threads: pairs at a time
-    on a CPU, all cores where None. BatchNorm's running statistics are interpolated like all parameters. Diverged
-    networks are left out of drawn pairs.
+    first networks to the aligned second ones are then measured too. device: "cpu" or "cuda", which multiplies in the
+    default precision of `generate` there. threads: pairs at a time on a CPU, all cores where None. BatchNorm's running
+    statistics are interpolated like all parameters. Diverged networks are left out of drawn pairs.
 
     The barrier of a line is its lift over the chord, L(t) - ((1 - t) L(0) + t L(1)): the largest, and at the middle
     (Frankle et al., ICML 2020). Of every second network also the way from its initial weights, drawn again from its

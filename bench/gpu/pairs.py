@@ -5,7 +5,7 @@ Every way starts from the same arrays, those of a line's ends on the host, and l
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +73,7 @@ def correlations(pairs: int, units: int, samples: int, device: str, goal: float 
         f"{pairs:,} pairs, {units} units, {samples} samples",
         pairs,
         {LOOP: loop, ONCE: once, VMAP: mapped, OURS: own},
-        lambda i: correlation.correlation(host, host, every[i : i + 1])[0],
+        cache(lambda i: correlation.correlation(host, host, every[i : i + 1])[0]),
         lambda c, ceilings: model.correlation_floor(networks, pairs, units, samples, c.precision, ceilings),
         goal,
     )
@@ -96,7 +96,7 @@ def curves(given: LinesCase, device: str, together: int) -> Case:
             VMAP: lambda some, precision: interpolate_vmap.curves(problem, some, together).cpu().numpy(),
             OURS: lambda some, precision: ours.lines(problem, some.numpy(), precision),
         },
-        lambda i: problem.call(interpolate.interpolate_mlp, i),
+        cache(lambda i: problem.call(interpolate.interpolate_mlp, i)),
         floor,
         given.goal,
     )
@@ -104,7 +104,7 @@ def curves(given: LinesCase, device: str, together: int) -> Case:
 
 CASES: list[Callable[[str], Case]] = [
     lambda device: correlations(1000, 100, 512, device, 10.0),
-    lambda device: correlations(1000, 500, 512, device, 10.0),
+    lambda device: correlations(200, 500, 512, device, 10.0),
     lambda device: correlations(1000, 128, 4096, device, 10.0),
     lambda device: curves(LinesCase(64, 32, 360, 1000, 10.0), device, 1000),
     lambda device: curves(LinesCase(3072, 500, 1000, 64, 10.0), device, 16),

@@ -13,7 +13,17 @@ from .panels import CHUNK, add_dots, aligned, dot_kernel, multiply_panels, panel
 from .threads import each
 from .tile import LANES, PANEL, PANEL_ROWS, transpose_tile
 
-__all__ = ["chain_factor", "chain_gram", "chain_kernel", "gram_norm", "head", "head_gradient", "host", "linear_kernel"]
+__all__ = [
+    "chain_factor",
+    "chain_gram",
+    "chain_kernel",
+    "gram_norm",
+    "head",
+    "head_gradient",
+    "host",
+    "linear_kernel",
+    "near_one",
+]
 
 TILE = 3 * PANEL  # rows and columns of a tile of G
 BLOCK = 1 << 26  # bytes of tiles in work at a time, at least one tile of every network
@@ -282,8 +292,9 @@ def gram_norm(x):
     return out
 
 
-def _near_one(x):
-    """Factors whose products could overflow or vanish times a power of two (exact) that brings them near 1."""
+def near_one(x):
+    """As `wsfast.reference.gram.near_one`: times powers of two, which are exact."""
+    x = np.ascontiguousarray(x, np.float32)
     flat = x.reshape(len(x), -1)
     largest = np.maximum(flat.max(axis=1), -flat.min(axis=1))
     exponent = np.frexp(np.where(np.isfinite(largest), largest, 1))[1]
@@ -293,10 +304,7 @@ def _near_one(x):
 
 def chain_kernel(a, b=None, form="packed", cosine=False):
     """As `wsfast.reference.gram.chain_kernel`: float64 [Na, Nb] of float32 products."""
-    a = np.ascontiguousarray(a, np.float32)
-    b = None if b is None else np.ascontiguousarray(b, np.float32)
-    if cosine:
-        a, b = _near_one(a), None if b is None else _near_one(b)
+    a, b = (None if x is None else near_one(x) if cosine else np.ascontiguousarray(x, np.float32) for x in (a, b))
     kernel = _factorised(a, b) if form == "factorised" else _packed(a, b, False)
     if cosine:
         norm = gram_norm(a)

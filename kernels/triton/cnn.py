@@ -26,7 +26,7 @@ from .layers import _gradient_kernel, _last_kernel, _update_kernel
 from .meanpool import _mean_kernel, _spread_kernel
 from .plan import Unit, bytes_per_network, most_gated, parts, planned
 from .pooling import _pool_kernel, _unpool_kernel
-from .population import FREE, Fixed, Task, hip, most_rows, schedules, settled
+from .population import FREE, Fixed, Jobs, Task, hip, most_rows, schedules, settled
 
 
 def default_precision() -> str:
@@ -62,7 +62,7 @@ class Gate:
 class Population(population.Population):
     """One chunk of networks on the device."""
 
-    def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], plan: list[Unit], classes: int,
+    def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, plan: list[Unit], classes: int,
                  fixed: Fixed, *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)
         self.plan, self.classes = plan, classes

@@ -146,6 +146,11 @@ def _squares(x: _Side, precision: str) -> torch.Tensor:
     return out
 
 
+def near_one(x: Any) -> Any:
+    """The factors themselves: the kernels scale them as they multiply."""
+    return x
+
+
 def gram_norm(x: Any, *, precision: str | None = None) -> np.ndarray:
     """As `wsfast.reference.gram.gram_norm`: float64 [N]; precision as chain_factor."""
     precision, factors = _precision("gram_norm", precision), _factors("gram_norm", x)

@@ -23,9 +23,8 @@ from .configs import LIMIT, wide
 from .figlu import _gate_kernel, matrices
 from .images import Images, columns
 from .layers import _dot, _finish, _first_kernel, _last_kernel
-from .population import Task, most_rows, settled
+from .population import Jobs, Task, most_rows, settled
 
-Jobs = list[tuple[int, int]]
 Curves = Iterator[tuple[slice, np.ndarray]]  # which lines, loss and error along them: float64 [n, 2 splits, 2, L]
 
 
@@ -179,7 +178,7 @@ def _along(lines: np.ndarray, start: Any, end: Any, points: torch.Tensor, each: 
     for first in range(0, len(lines), step):
         some = slice(first, first + step)
         ends = np.concatenate([np.asarray(side[some], np.float32) for side in (start, end)])
-        jobs = [(int(task), 0) for task in lines[some] for _ in points]
+        jobs = np.repeat(lines[some], len(points))[:, None] * np.array([1, 0])
         records = evaluate(jobs, torch.from_numpy(ends).to(points.device)).cpu().numpy()
         found = records.reshape(-1, len(points), 2, 2).transpose(0, 2, 3, 1).copy()
         found[:, :, 1] = 1 - found[:, :, 1]

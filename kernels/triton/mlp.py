@@ -19,7 +19,7 @@ from .configs import config, small, wide
 from .figlu import UNGATED, Gates, _gate_gradient_kernel, _gate_kernel, matrices
 from .images import Images, columns
 from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kernel, _update_kernel
-from .population import FREE, Fixed, Task, hip, most_rows, schedules, settled
+from .population import FREE, Fixed, Jobs, Task, hip, most_rows, schedules, settled
 from .small import _train_small_kernel
 
 
@@ -72,7 +72,7 @@ class Layer:
 class Population(population.Population):
     """One chunk of networks on the device."""
 
-    def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], sizes: list[int],
+    def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, sizes: list[int],
                  slopes: list[float], norms: list[int], adds: list[int], fixed: Fixed,
                  gates: list[torch.Tensor | None], *schedule: Any) -> None:  # fmt: skip
         super().__init__(images, tasks, jobs, *schedule)

@@ -14,6 +14,7 @@ from .images import Images
 Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, train labels, test rows, test labels
 Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
 FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
+Jobs = list[tuple[int, int]] | np.ndarray  # task and repeat of each network
 PRECISIONS = ("tf32x3", "tf32", "bf16", "ieee")
 
 
@@ -25,16 +26,16 @@ def hip() -> bool:
 class Population:
     """One chunk of networks on the device. A kind of network says how a batch is learned from and shown."""
 
-    def __init__(self, images: Images, tasks: list[Task], jobs: list[tuple[int, int]], lr: torch.Tensor,
+    def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, lr: torch.Tensor,
                  decay: torch.Tensor, momentum: float, batch_size: int, seed: int, precision: str) -> None:  # fmt: skip
         self.images, self.precision, self.momentum, self.size = images, precision, momentum, batch_size
         self.device, self.n, self.epochs = images.x.device, len(jobs), lr.shape[1]
         self.lr, self.decay = lr, decay
         self.lr_now = torch.zeros(self.n, device=self.device)
-        self.jobs = torch.tensor(jobs, dtype=torch.int64, device=self.device)
+        self.jobs = torch.as_tensor(jobs, dtype=torch.int64, device=self.device)
         self.key = philox.key(seed, self.device)
         self.B = wide(batch_size)
-        self.splits = [self._split([tasks[t][i : i + 2] for t, _ in jobs]) for i in (0, 2)]
+        self.splits = [self._split([task[i : i + 2] for task in tasks]) for i in (0, 2)]
         self._tables(self.splits[0][0].shape[1])
         self.held: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]] = []
 
@@ -67,16 +68,16 @@ class Population:
         raise NotImplementedError
 
     def _split(self, pairs: list[Any]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(rows int64 [n, R], labels int32 [n, R], counts int32 [n]), zeros past a network's own rows."""
+        """(rows int64 [n, R], labels int32 [n, R], counts int32 [n]) from every task's, zeros past its own rows."""
         counts = [len(rows) for rows, _ in pairs]
         rows, labels = np.zeros((2, len(pairs), max([1, *counts])), np.int64)
         for i, (r, y) in enumerate(pairs):
             rows[i, : len(r)], labels[i, : len(r)] = r, y
-        to = self.device
+        to, task = self.device, self.jobs[:, 0]
         return (
-            torch.from_numpy(rows).to(to),
-            torch.from_numpy(labels).int().to(to),
-            torch.tensor(counts, dtype=torch.int32, device=to),
+            torch.from_numpy(rows).to(to)[task],
+            torch.from_numpy(labels).int().to(to)[task],
+            torch.tensor(counts, dtype=torch.int32, device=to)[task],
         )
 
     def _options(self, kernel: str, K: int, N: int) -> dict[str, Any]:
