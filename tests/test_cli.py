@@ -67,13 +67,19 @@ def test_info(capsys, tmp_path, monkeypatch):
         (["--network", "vgg"], "network must be one of mlp4"),
         (["--network", "plainnet5"], "plainnet5: images must be"),
         (["--tasks", "3"], "want at least 4 tasks (two to train on, two unseen), got 3"),
-        (["--tasks", "1"], "want 4 classes without a sample in common"),
+        (["--tasks", "1"], "want at least 4 tasks (two to train on, two unseen), got 1"),
+        (["--repeats", "3"], "A/A control: a task needs at least 4 usable networks"),
+        (["--permutations", "-1"], "permutations must be at least 0"),
         (["--repeats", "0"], "repeats must be at least 1"),
         (["--alpha", "2"], "alpha must be in"),
         (["--data", "cifar100", "--data-root", "nowhere"], "cifar-100-python is missing"),
     ],
 )
-def test_a_bad_request_says_why_and_writes_nothing(arguments, message, tmp_path, capsys):
+def test_a_bad_request_says_why_and_writes_nothing(arguments, message, tmp_path, capsys, monkeypatch):
+    def trained(*_):
+        raise AssertionError("trained first")
+
+    monkeypatch.setattr("wsfast.generation._on_cpu", trained)
     assert cli.main(["study", *SMALL, "--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -137,8 +143,14 @@ def test_a_set_is_generated_verified_and_studied(tmp_path, capsys):
     shard.write_bytes(shard.read_bytes()[:-1])
     assert cli.main(["verify", zoo]) == 1
     assert "shard-00000.safetensors is damaged" in capsys.readouterr().err
-    assert cli.main(["study", zoo, "--out", str(tmp_path / "run")]) == 2
+    assert cli.main(["study", zoo, "--out", str(tmp_path / "other")]) == 2
     assert "shard-00000.safetensors is damaged" in capsys.readouterr().err
+    shard.write_bytes(shard.read_bytes() + b"x")  # of the right size, with another last number
+    assert cli.main(["study", zoo, "--out", str(tmp_path / "other")]) == 2
+    assert "its SHA-256 is not the manifest's" in capsys.readouterr().err
+    assert cli.main(["study", zoo, "--repeats", "7"]) == 2
+    assert "--repeats is for a new set" in capsys.readouterr().err
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
@@ -148,7 +160,7 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     said = capsys.readouterr().out
     assert "24 x mlp4 on digits: 4 tasks x 6 repeats, 0 of them there already" in said
     assert "682 parameters and 30 steps a network (3 epochs)" in said
-    assert "weights 65.5 kB, shards: 1" in said
+    assert "weights 65.5 kB, shards: 24" in said
     assert "chain 3: factors [64, 8], packed" in said
     assert re.search(r"training about \d+ s, from trials of 24 now", said)
     assert not zoo.exists()
@@ -156,6 +168,10 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     capsys.readouterr()
     assert cli.main([*command, "--dry-run"]) == 0
     assert "24 of them there already" in capsys.readouterr().out
+    assert cli.main([*command, "--dry-run", "--seed", "1"]) == 2
+    assert "was made with another seed: 0, this call has 1" in capsys.readouterr().err
+    assert cli.main([*command, "--dry-run", "--repeats", "0"]) == 2
+    assert "repeats must be at least 1, got 0" in capsys.readouterr().err
     assert cli.main(["study", *SMALL, "--dry-run", "--json", "--out", str(tmp_path / "run")]) == 0
     assert json.loads(capsys.readouterr().out)["shards"] is None
     assert cli.main(["study", str(zoo), "--dry-run", "--out", str(tmp_path / "run")]) == 0
@@ -192,7 +208,7 @@ def test_events_are_lines_of_json(tmp_path, capsys, monkeypatch):
     assert (last["total"], last["unit"], last["diverged"]) == (24, "net", 0)
     assert last["per_s"] > 0 == last["eta_s"]
     assert 0.3 < last["train_accuracy"] <= 1
-    assert cli.main(["--log-json", str(log), "study", str(tmp_path / "zoo"), "--alpha", "2"]) == 2
+    assert cli.main(["study", str(tmp_path / "zoo"), "--alpha", "2", "--log-json", str(log)]) == 2
     events = [json.loads(line) for line in log.read_text().splitlines()]
     assert (events[-1]["code"], events[-1]["message"]) == (2, "study: alpha must be in (0, 1), got 2.0")
 

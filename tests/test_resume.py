@@ -80,7 +80,51 @@ def test_a_finished_set_is_only_opened(four_tasks, tmp_path, monkeypatch):
     assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
 
 
-def test_interrupted_before_the_first_shard(four_tasks, tmp_path, monkeypatch):
+def test_an_interrupted_run_loses_a_hundredth_of_the_set_at_most(four_tasks, tmp_path, monkeypatch):
+    """With shards as users have them."""
+    with monkeypatch.context() as patch:
+        stop_after(patch, 17, KeyboardInterrupt())
+        with pytest.raises(wsfast.Interrupted) as caught:
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    assert 17 - 40 / 100 <= len(caught.value.finished) <= 17
+
+
+def test_damaged_and_missing_shards_when_going_on(four_tasks, tmp_path, small_shards):
+    whole = wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    weights = np.array(whole.parameters["fc1.weight"])
+    shard = tmp_path / "shard-00002.safetensors"
+    content = bytearray(shard.read_bytes())
+    content[-40] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(ValueError, match=r"shard-00002.safetensors is damaged: its SHA-256 .* \(remove it"):
+        wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    shard.unlink()
+    again = wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    np.testing.assert_array_equal(again.parameters["fc1.weight"], weights)
+    assert sum(run["networks"] for run in again.info["runs"]) == 40
+
+
+def test_a_set_is_not_saved_where_another_is_being_made(four_tasks, zoo, tmp_path, monkeypatch):
+    def now(*_):
+        with pytest.raises(OSError, match=r"save: another process is writing into .* \(choose another folder\)"):
+            zoo.save(tmp_path)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("wsfast.writer.Writer.add", now)
+        with pytest.raises(wsfast.Interrupted):
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
+
+
+def test_compiling_is_no_training(four_tasks, monkeypatch):
+    prepare = generation.Work.prepare
+    monkeypatch.setattr(generation.Work, "prepare", lambda *a: time.sleep(1) or prepare(*a))
+    few = replace(four_tasks, tasks=four_tasks.tasks[:1])
+    assert wsfast.generate("mlp4", few, repeats=1, width=8, progress=False).info["generate_s"] < 1
+
+
+def test_interrupted_before_the_first_shard(four_tasks, tmp_path, monkeypatch, small_shards):
     with monkeypatch.context() as patch:
         stop_after(patch, 3, KeyboardInterrupt())
         with pytest.raises(wsfast.Interrupted, match="with 0 networks finished"):

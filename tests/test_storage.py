@@ -11,8 +11,10 @@ from hypothesis import strategies as st
 
 import wsfast
 from wsfast import storage
+from wsfast.describing import describe, told
 from wsfast.manifest import Manifest, Shard
 from wsfast.network import NETWORKS, Unit, convolutional
+from wsfast.verifying import verify
 
 
 @pytest.fixture
@@ -151,18 +153,45 @@ def opens_or_is_refused(folder):
         return None
     for array in zoo.parameters.values():
         assert np.asarray(array).nbytes <= 40 * 4 * 64 * 24
+    assert told(describe(folder))
     return zoo.labels
+
+
+@pytest.fixture(scope="module")
+def made(four_tasks, tmp_path_factory):
+    """A set with a plan, which generate wrote."""
+    folder = tmp_path_factory.mktemp("made")
+    wsfast.generate("mlp4", four_tasks, repeats=1, width=8, progress=False, out=folder)
+    return folder
 
 
 @FUZZ
 @given(data=st.data())
 def test_any_change_to_a_manifest_is_refused_or_harmless(stored, data):
-    path = stored / "manifest.json"
+    changed(stored, data, lambda values: values, opens_or_is_refused)
+
+
+@settings(FUZZ, max_examples=100)
+@given(data=st.data())
+def test_any_change_to_a_plan_is_refused_or_found(made, data):
+    def checked(folder):
+        try:
+            verify(folder, retrain=1, progress=False)
+        except ValueError as error:
+            assert str(error)  # noqa: PT017
+
+    changed(made, data, lambda values: values["plan"], checked, but="epochs")  # more of them only take longer
+
+
+def changed(folder, data, part, judge, but=None):
+    """Put anything in any place of a part of the manifest but one, judge the folder, put the manifest back."""
+    path = folder / "manifest.json"
     whole = path.read_text()
     values = json.loads(whole)
-    place = data.draw(st.sampled_from(list(places(values))))
+    within = part(values)
+    place = data.draw(st.sampled_from([p for p in places(within) if p[-1:] != (but,)]))
     if place:
-        holder = values
+        holder = within
         for key in place[:-1]:
             holder = holder[key]
         holder[place[-1]] = data.draw(ANYTHING)
@@ -170,7 +199,7 @@ def test_any_change_to_a_manifest_is_refused_or_harmless(stored, data):
         values = data.draw(ANYTHING)
     try:
         path.write_text(json.dumps(values))
-        opens_or_is_refused(stored)
+        judge(folder)
     finally:
         path.write_text(whole)
 

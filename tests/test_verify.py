@@ -57,6 +57,17 @@ def test_other_bits_are_found_by_training_again(made):
     assert "trained again, has other bits here" in found[0]
 
 
+def test_an_unfinished_set_is_checked_as_far_as_it_goes(made, four_tasks):
+    manifest = json.loads((made / "manifest.json").read_text())
+    dropped = manifest["shards"].pop()
+    (made / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(made, retrain=2, progress=False) == [
+        f"{40 - dropped['networks']} of its 40 networks are there: generating them was interrupted"
+    ]
+    with pytest.raises(ValueError, match="retrain must be at least 0, got -1"):
+        verify(made, retrain=-1, progress=False)
+
+
 def test_what_cannot_be_trained_again(made, zoo, four_tasks, tmp_path):
     zoo.save(tmp_path / "copy")
     assert verify(tmp_path / "copy", progress=False) == []
@@ -65,7 +76,7 @@ def test_what_cannot_be_trained_again(made, zoo, four_tasks, tmp_path):
     rng = np.random.default_rng(0)
     own = wsfast.tasks(rng.standard_normal((40, 5)).astype(np.float32), np.arange(40) % 2)
     wsfast.generate("mlp4", own, repeats=2, width=6, progress=False, out=tmp_path / "own")
-    with pytest.raises(ValueError, match="data must be one of"):
+    with pytest.raises(ValueError, match="arrays of your own, which only Python's tasks"):
         verify(tmp_path / "own", retrain=1, progress=False)
     with pytest.raises(ValueError, match="other data"):
         verify(tmp_path / "own", retrain=1, tasks=four_tasks, progress=False)

@@ -159,6 +159,7 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
     grid.add_argument("--seed", type=int, default=0, help="of networks, splits, pairs and orders")
     grid.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
+    grid.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained and measured")
     grid.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
     grid.add_argument("--out", help="folder for grid.json and grid.html (default: runs/grid-DATA)")
     grid.add_argument("--json", action="store_true", help="print grid.json instead of the table")
@@ -310,6 +311,8 @@ def _study(args: argparse.Namespace) -> int:
         problems, train = _training(args)
         if args.dry_run:
             return _planned(args, problems, train, None)
+        if args.repeats < 1:
+            raise ValueError(f"study: repeats must be at least 1, got {args.repeats}")
         check(np.repeat(np.arange(len(problems)), args.repeats), **settings)  # before an hour of training
         out = writable_folder(args.out or f"runs/{args.data}-{args.network}")
         further = {}
@@ -416,7 +419,8 @@ def _grid(args: argparse.Namespace) -> int:
     from .files import writable_folder
 
     out = writable_folder(args.out or f"runs/grid-{args.data}")
-    options = {name: getattr(args, name) for name in ("repeats", "chain", "pairs", "classifier", "seed", "width")}
+    names = ("repeats", "chain", "pairs", "classifier", "seed", "width", "device")
+    options = {name: getattr(args, name) for name in names}
     result = grid(tasks(args.data, n=args.tasks, root=args.data_root), **options)
     report = result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else f"{result.table()}\n\nreport: {report}")

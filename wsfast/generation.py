@@ -188,6 +188,7 @@ class Work:
     backend: str
     precision: str
     device: str
+    start: tuple[int, int] | None = None  # (task, repeat) whose random numbers all networks draw, each its own if None
 
     def made_from(self, repeats: int) -> dict[str, Any]:
         """For a set's info."""
@@ -261,7 +262,7 @@ class Memory:
 
 
 def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float], Any]) -> Generator[Batch]:
-    train = trainer(work.network, work.tasks, work.recipe, work.seed, work.backend)
+    train = trainer(work.network, work.tasks, work.recipe, work.seed, work.backend, work.start)
     for k, (flat, curve, record) in unordered(lambda k: train(*jobs[k]), range(len(jobs)), threads):
         yield slice(k, k + 1), flat[None], curve[None], record[None]
         tick(1)
@@ -271,6 +272,8 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
     tasks, recipe, network = work.tasks, work.recipe, work.network
     splits = [(t.train_rows, t.train_labels, t.test_rows, t.test_labels) for t in tasks.tasks]
     if gru_width(network) is not None:
+        if work.start is not None:
+            raise ValueError(f"generate: triton's {network.name} has no shared start (device='cpu')")
         module, sizes = backends.load("train_gru", "triton", work.device), _recurrent(network, tasks, recipe)
         for done in module.train_chunks(tasks.x, splits, jobs, *sizes, work.seed, work.device, tick=tick):
             yield slice(done.first, done.first + len(done.records)), done.parameters, done.curves, done.records
@@ -294,6 +297,7 @@ def _on_gpu(work: Work, jobs: Jobs, tick: Callable[[float], Any]) -> Generator[B
         work.device,
         tick=tick,
         fixed=fixed_entries(network),
+        start=work.start,
         gates=gates(network),
     )
     for done in chunks:
@@ -330,8 +334,10 @@ def _whole(work: Work, jobs: Jobs) -> list[np.ndarray]:
     return out
 
 
-def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str) -> Callable[[int, int], Any]:
-    """train(task, repeat) -> (parameters [P], loss curve [epochs], record [4])."""
+def trainer(
+    network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend: str, start: tuple[int, int] | None = None
+) -> Callable[[int, int], Any]:
+    """train(task, repeat) -> (parameters [P], loss curve [epochs], record [4]); start: as in Work."""
     key = np.uint64(seed)  # one type for every seed, one compilation
     if gru_width(network) is not None:
         train_gru, sizes = backends.load("train_gru", backend).train_gru, _recurrent(network, tasks, recipe)
@@ -339,7 +345,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
         def train_recurrent(t: int, r: int) -> Any:
             task = tasks[t]
             rows = task.train_rows, task.train_labels, task.test_rows, task.test_labels
-            return train_gru(tasks.x, *rows, *sizes, key, t, r)
+            return train_gru(tasks.x, *rows, *sizes, key, *(start or (t, r)))
 
         return train_recurrent
     name, layers, shape, pad = _trained_by(network, tasks, recipe)
@@ -365,8 +371,7 @@ def trainer(network: Network, tasks: TaskSet, recipe: Recipe, seed: int, backend
             recipe.batch_size,
             pad,
             key,
-            t,
-            r,
+            *(start or (t, r)),
             *apart,
         )
 

@@ -48,7 +48,7 @@ def sides(zoo: WeightSet, symmetric: Network) -> Sides:
     return Sides(whole, replace(whole, parameters=free))
 
 
-def kernels(of: Sides, reference: WeightSet, chain: int) -> dict[str, np.ndarray]:
+def kernels(of: Sides, reference: WeightSet, chain: int, device: str = "cpu") -> dict[str, np.ndarray]:
     """Every row of TITLES: float64 [N, N], all of them cosines.
 
     raw: the weights W_1 .. W_l of chain l end to end. aligned: the same, units reordered to match the one network of
@@ -58,7 +58,7 @@ def kernels(of: Sides, reference: WeightSet, chain: int) -> dict[str, np.ndarray
 
     Fixed entries of asymmetric networks are the same in every network and would be features that nothing was learned
     in; raw, aligned, sorted and statistics see zeros in their places. A chain multiplies them with what was learned,
-    so it has them.
+    so it has them. device: where the chains' kernels are computed.
     """
     orders = align(of.whole, reference).orders
     statistics = layer_statistics(of.free)[:, : parameters_up_to(of.free, chain)]
@@ -67,8 +67,8 @@ def kernels(of: Sides, reference: WeightSet, chain: int) -> dict[str, np.ndarray
         "aligned": _cosines(reordered(of.free, orders), chain),
         "sorted": _cosines(reordered(of.free, norm_orders(of.free)), chain),
         "statistics": statistics_kernel(statistics),
-        "chain": feature_kernel("chain", of.whole, chain=chain),
-        "chain_unit": feature_kernel("chain_unit", of.whole, chain=chain),
+        "chain": feature_kernel("chain", of.whole, chain=chain, device=device),
+        "chain_unit": feature_kernel("chain_unit", of.whole, chain=chain, device=device),
     }
 
 

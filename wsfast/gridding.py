@@ -13,7 +13,7 @@ from .connecting import along_lines, draw_pairs
 from .events import Progress
 from .generation import generate
 from .grid_expectations import judged
-from .grid_features import Sides, kernels, sides
+from .grid_features import kernels, sides
 from .network import network
 from .protocols import CLASSIFIERS, Outcome, classification, retrieval
 from .recipe import Recipe
@@ -64,6 +64,7 @@ def grid(
     seed: int = 0,
     width: int | None = None,
     recipe: Recipe | None = None,
+    device: str = "cpu",
     threads: int | None = None,
     progress: bool | None = None,
 ) -> Grid:
@@ -78,8 +79,9 @@ def grid(
     each network's hidden units in a random order.
 
     repeats: networks a task and column. recipe: of all columns; where None the data's with 0.4 of its learning rate.
-    seed: of networks, splits, pairs and orders. threads: networks at a time, all cores where None. Runs on a CPU: the
-    triton kernels train no asymmetric networks. Diverged networks are left out.
+    seed: of networks, splits, pairs and orders. device: "cpu" or "cuda", where networks are trained and lines and chain
+    kernels computed; the other features are the CPU's. threads: networks at a time there, all cores where None.
+    Diverged networks are left out.
 
     numbers: columns (name, network, networks, diverged, test_accuracy, barrier), cells (column, features, protocol,
     shuffled, n, errors, accuracy, chance, ci95, ...), expectations (says, quantity, value, ci95, verdict). ValueError
@@ -99,7 +101,8 @@ def grid(
     with Progress("grid", len(COLUMNS), "column", progress) as said:
         for name, (kind, options) in COLUMNS.items():
             net = network(kind, tasks.shape, tasks.classes, width, **options)
-            how: dict[str, Any] = {"repeats": repeats, "seed": seed, "recipe": recipe, "threads": threads}
+            how: dict[str, Any] = {"repeats": repeats, "seed": seed, "recipe": recipe}
+            how |= {"device": device, "threads": threads}
             if name == "shared start":
                 zoo = shared_start(net, tasks, **how)
             else:
@@ -107,16 +110,18 @@ def grid(
             good = _usable(name, zoo, len(tasks))
             test = float(good.records["test_accuracy"].mean())
             found = {"name": name, "network": kind, **options, "networks": len(zoo), "diverged": len(zoo) - len(good)}
-            columns.append({**found, "test_accuracy": test, "barrier": _barriers(good, tasks, pairs, seed, threads)})
+            lift = _barriers(good, tasks, pairs, seed, device, threads)
+            columns.append({**found, "test_accuracy": test, "barrier": lift})
             came = sides(good, symmetric)
             for shuffled, of in ((False, came), (True, came.shuffled(seed))):
-                cells += _cells(name, shuffled, of, came.whole[0], chain, classifier, seed)
+                rows = kernels(of, came.whole[0], chain, device)
+                cells += _cells(name, shuffled, rows, good.labels, classifier, seed)
             said.advance()
             said.finished(diverged=len(zoo) - len(good))
     numbers = {"schema": SCHEMA, "data": tasks.name, "tasks": len(tasks), "repeats": repeats, "chain": chain}
     numbers |= {"pairs": pairs, "classifier": classifier, "seed": seed, "recipe": recipe.to_dict()}
     numbers["width"] = symmetric.groups["hidden1"]
-    numbers |= {**provenance.record("cpu"), "columns": columns, "cells": cells, "expectations": judged(cells, columns)}
+    numbers |= {**provenance.record(device), "columns": columns, "cells": cells, "expectations": judged(cells, columns)}
     return Grid({**numbers, "seconds": time.perf_counter() - start})
 
 
@@ -132,10 +137,10 @@ def _usable(name: str, zoo: WeightSet, tasks: int) -> WeightSet:
 
 
 def _cells(
-    column: str, shuffled: bool, of: Sides, reference: WeightSet, chain: int, classifier: str, seed: int
+    column: str, shuffled: bool, rows: dict[str, np.ndarray], labels: np.ndarray, classifier: str, seed: int
 ) -> list[dict[str, Any]]:
-    labels, cells = of.whole.labels, []
-    for features, kernel in kernels(of, reference, chain).items():
+    cells = []
+    for features, kernel in rows.items():
         for protocol, run in (("classification", classification), ("retrieval", retrieval)):
             o = run(kernel, labels, seed, classifier)
             where = {"column": column, "features": features, "protocol": protocol, "shuffled": shuffled}
@@ -149,12 +154,12 @@ def _by_task(o: Outcome) -> list[float]:
 
 
 def _barriers(
-    zoo: WeightSet, tasks: TaskSet, pairs: int, seed: int, threads: int | None
+    zoo: WeightSet, tasks: TaskSet, pairs: int, seed: int, device: str, threads: int | None
 ) -> dict[str, dict[str, Any] | None]:
     drawn = draw_pairs(zoo.labels, pairs, seed)
     a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
     ends: dict[str, WeightSet | None] = {"naive": b, "aligned": align(b, a).zoo if zoo.network.groups else None}
-    run = along_lines(zoo.network, tasks, MIDDLE, threads=threads)
+    run = along_lines(zoo.network, tasks, MIDDLE, device=device, threads=threads)
 
     def measured(end: WeightSet) -> dict[str, Any]:
         found = np.empty((len(a), len(MIDDLE)))

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from operator import index
 from typing import Any
 
 import numpy as np
+
+
+MOST = 2**24  # an epoch's number has so many bits in the streams of `wsfast.reference.philox`
 
 
 @dataclass(frozen=True)
@@ -27,14 +31,18 @@ class Recipe:
     steps: int | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("lr", 0), ("momentum", 0), ("weight_decay", 0), ("epochs", 0), ("batch_size", 1)):
+        for name in ("lr", "momentum", "weight_decay", "decay"):
             value = getattr(self, name)
-            if not np.isfinite(value) or value < low:
-                raise ValueError(f"recipe: {name} must be at least {low}, got {value}")
-        if self.pad is not None and self.pad < 0:
-            raise ValueError(f"recipe: pad must be None or at least 0, got {self.pad}")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"recipe: steps must be None or at least 1, got {self.steps}")
+            if not np.isfinite(value) or value < 0:
+                raise ValueError(f"recipe: {name} must be at least 0, got {value}")
+        for name, low in (("epochs", 0), ("batch_size", 1), ("pad", 0), ("steps", 1)):
+            number = getattr(self, name)
+            if number is None and name in ("pad", "steps"):
+                continue
+            if not low <= index(number) < MOST:
+                raise ValueError(f"recipe: {name} must be {low}..{MOST - 1}, got {number}")
+        for epoch in self.decay_epochs:
+            index(epoch)
 
     def learning_rates(self) -> np.ndarray:
         """The step size of each epoch: float32 [epochs]."""

@@ -320,7 +320,7 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  momentum: float, weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
                  into: np.ndarray | None = None, fixed: Fixed = FREE,
-                 gates: Gates = UNGATED) -> Iterator[Done]:  # fmt: skip
+                 gates: Gates = UNGATED, start: tuple[int, int] | None = None) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     precision: "tf32" (operands rounded, the default), "tf32x3" (fp32-grade), "ieee" (AMD's default) or "bf16", which
@@ -338,7 +338,7 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
 
     def train(some: slice) -> list[torch.Tensor]:
         chosen = Population(images, tasks, jobs[some], plan, classes, fixed, rates[some].to(device),
-                            decays[some].to(device), momentum, batch_size, seed, precision)  # fmt: skip
+                            decays[some].to(device), momentum, batch_size, seed, precision, start)  # fmt: skip
         curves = chosen.train(tick)
         chosen.release()
         return [chosen.parameters(), curves, chosen.evaluate()]

@@ -238,13 +238,14 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
                  weight_decay: Any, batch_size: int, pad: int, seed: int, precision: str | None = None,
                  device: str = "cuda", chunk: int | None = None, tick: Callable[[float], Any] | None = None,
                  into: np.ndarray | None = None, fixed: Fixed = FREE,
-                 gates: Gates = UNGATED) -> Iterator[Done]:  # fmt: skip
+                 gates: Gates = UNGATED, start: tuple[int, int] | None = None) -> Iterator[Done]:  # fmt: skip
     """Train networks job by job, (task, repeat) each, a chunk at a time; yields chunks in order as they are done.
 
     x uint8 or float32 [n, d]; lr float32 [epochs] or one row a job [N, epochs]; weight_decay a number or one a job [N].
     precision: "tf32x3" (fp32-grade, the default), "tf32", "bf16", "ieee" (AMD's default). chunk: networks at a time,
     what fits the free memory where None; halved when memory runs out. tick(n): called as work worth n networks is done.
-    into: float32 [N, P] to put the parameters in. fixed: fixed_at and fixed_to, of weights. gates: gate_at and gates; a
+    into: float32 [N, P] to put the parameters in. start: the (task, repeat) whose random numbers all networks draw,
+    each its own where None. fixed: fixed_at and fixed_to, of weights. gates: gate_at and gates; a
     gated layer has slope 1. The rest as `wsfast.reference.mlp.train_mlp`. RuntimeError names the networks in work when
     the device fails.
     """
@@ -268,7 +269,7 @@ def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], 
     def train(some: slice) -> list[torch.Tensor]:
         chosen = Population(images, tasks, jobs[some], sizes, slopes, norms, adds, fixed, matrix,
                             rates[some].to(device), decays[some].to(device), momentum, batch_size, seed,
-                            precision)  # fmt: skip
+                            precision, start)  # fmt: skip
         curves = chosen.train(tick)
         chosen.release()
         return [chosen.parameters(), curves, chosen.evaluate()]

@@ -27,12 +27,16 @@ class Population:
     """One chunk of networks on the device. A kind of network says how a batch is learned from and shown."""
 
     def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, lr: torch.Tensor,
-                 decay: torch.Tensor, momentum: float, batch_size: int, seed: int, precision: str) -> None:  # fmt: skip
+                 decay: torch.Tensor, momentum: float, batch_size: int, seed: int, precision: str,
+                 start: tuple[int, int] | None = None) -> None:  # fmt: skip
         self.images, self.precision, self.momentum, self.size = images, precision, momentum, batch_size
         self.device, self.n, self.epochs = images.x.device, len(jobs), lr.shape[1]
         self.lr, self.decay = lr, decay
         self.lr_now = torch.zeros(self.n, device=self.device)
         self.jobs = torch.as_tensor(jobs, dtype=torch.int64, device=self.device)
+        self.tasks = self.jobs[:, 0]
+        if start is not None:
+            self.jobs = torch.tensor(start, device=self.device).expand(self.n, 2).contiguous()
         self.key = philox.key(seed, self.device)
         self.B = wide(batch_size)
         self.splits = [self._split([task[i : i + 2] for task in tasks]) for i in (0, 2)]
@@ -73,7 +77,7 @@ class Population:
         rows, labels = np.zeros((2, len(pairs), max([1, *counts])), np.int64)
         for i, (r, y) in enumerate(pairs):
             rows[i, : len(r)], labels[i, : len(r)] = r, y
-        to, task = self.device, self.jobs[:, 0]
+        to, task = self.device, self.tasks
         return (
             torch.from_numpy(rows).to(to)[task],
             torch.from_numpy(labels).int().to(to)[task],
