@@ -117,6 +117,16 @@ def test_a_run_errs_no_more_than_torch(case, device, as_good_as):
         np.testing.assert_allclose(records[i], record, rtol=1e-4)
 
 
+def test_a_shared_start_draws_one_networks_numbers(device):
+    """Each job has its own task's samples, all have the initial weights, orders and crops of one (task, repeat)."""
+    x, tasks, rest = problem(**CASES["crops, one program"])
+    got, _, _ = mlp.train_mlp(x, tasks, [(0, 0), (1, 3)], **rest, device=device, start=(1, 5))
+    alone, _, _ = mlp.train_mlp(x, tasks, [(1, 5)], **rest, device=device)
+    np.testing.assert_array_equal(got[1], alone[0])
+    want = reference.train_mlp(x, *tasks[0], **rest, task=1, repeat=5)[0]
+    np.testing.assert_allclose(got[0], want, rtol=1e-3, atol=1e-5)
+
+
 @pytest.mark.parametrize(("case", "gated"), [("tiles", (0, 2)), ("one program", (0, 1, 2))])
 def test_a_gated_run_errs_no_more_than_torch(case, gated, device, as_good_as):
     x, tasks, rest = problem(**CASES[case], epochs=1)
