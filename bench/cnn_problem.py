@@ -10,8 +10,8 @@ from wsfast.reference import cnn, philox
 
 import wsfast
 from bench.problem import SEED, TASK
+from wsfast.kernel_arguments import cnn_layers
 from wsfast.modules import to_module
-from wsfast.network import cnn_layers
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 import atheris
 import numpy as np
 
-with atheris.instrument_imports(include=["wsfast.manifest", "wsfast.storage", "wsfast.network"]):
+with atheris.instrument_imports(include=["wsfast.manifest", "wsfast.storage", "wsfast.declaration"]):
     import wsfast
 
 WHOLE = Path(tempfile.mkdtemp()) / "whole"

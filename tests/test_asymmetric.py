@@ -12,8 +12,9 @@ from wsfast.reference import asymmetric, philox
 import wsfast
 from wsfast import cli
 from wsfast.asymmetry import fixed_entries, gate_matrix, gated, gates, masked
+from wsfast.families import Unit, convolutional, mlp
 from wsfast.generation import untrained
-from wsfast.network import Unit, cnn_layers, convolutional, mlp
+from wsfast.kernel_arguments import cnn_layers
 
 
 @pytest.mark.parametrize(("fan_in", "n_out", "n_fix"), [(1, 1, 1), (5, 10, 2), (64, 100, 5), (28, 8, 12), (6, 20, 3)])

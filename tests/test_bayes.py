@@ -6,7 +6,7 @@ from wsfast.reference.calibration import calibration_error, reliability
 
 import wsfast
 from wsfast.bayes import matched
-from wsfast.network import mlp
+from wsfast.families import mlp
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ from scipy import stats
 import wsfast
 from wsfast.aligning import shuffled_units
 from wsfast.deep_sets import DeepSets, DeepSetsRegressor, unit_axes, unit_features
-from wsfast.network import mlp
+from wsfast.families import mlp
 
 
 def test_features_by_hand(zoo):

@@ -4,9 +4,10 @@ import torch
 from wsfast.kernels.numba import interpolate as compiled
 from wsfast.reference import interpolate, mlp
 
+from wsfast.architectures import network
+from wsfast.families import fully_connected
+from wsfast.families import mlp as plain
 from wsfast.modules import to_module
-from wsfast.network import fully_connected, network
-from wsfast.network import mlp as plain
 
 NETWORKS = {
     "smallest": plain((1,), 2, (1,)),
@@ -24,7 +25,7 @@ POINTS = np.linspace(0, 1, 7, dtype=np.float32)
 def problem(net, n=300):
     """Two random networks and random samples, some rows of them asked for."""
     from wsfast.asymmetry import gates
-    from wsfast.network import mlp_layers
+    from wsfast.kernel_arguments import mlp_layers
 
     rng = np.random.default_rng([net.size, n])
     d = net.input_shape[0]

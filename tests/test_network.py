@@ -8,20 +8,9 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import wsfast
 from wsfast.chains import CHAINS, chain_width, has_norm
-from wsfast.network import (
-    Layer,
-    Network,
-    Unit,
-    batchnorm,
-    cnn_layers,
-    conv,
-    convolutional,
-    fully_connected,
-    gru_width,
-    linear,
-    mlp,
-    mlp_layers,
-)
+from wsfast.declaration import Layer, Network, batchnorm, conv, linear
+from wsfast.families import Unit, convolutional, fully_connected, mlp
+from wsfast.kernel_arguments import cnn_layers, gru_width, mlp_layers
 from wsfast.weights import WeightSet
 
 ALL = {

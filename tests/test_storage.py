@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 
 import wsfast
 from wsfast import storage
+from wsfast.architectures import NETWORKS
 from wsfast.describing import describe, told
+from wsfast.families import Unit, convolutional
 from wsfast.manifest import Manifest, Shard
-from wsfast.network import NETWORKS, Unit, convolutional
 from wsfast.verifying import verify
 
 

@@ -13,8 +13,9 @@ from wsfast.reference import mlp, philox, pooling
 
 import wsfast
 from wsfast.asymmetry import gated, gates
+from wsfast.families import Unit, convolutional
+from wsfast.kernel_arguments import cnn_layers
 from wsfast.modules import to_module
-from wsfast.network import Unit, cnn_layers, convolutional
 
 JOBS = [(0, 0), (1, 4), (0, 2)]
 SEED = 7

@@ -8,9 +8,11 @@ from wsfast.kernels.triton import interpolate as triton
 from wsfast.reference import interpolate as reference
 
 import wsfast
+from wsfast.architectures import network
 from wsfast.asymmetry import gates
+from wsfast.families import Unit, convolutional, fully_connected, mlp
+from wsfast.kernel_arguments import cnn_layers, mlp_layers
 from wsfast.modules import to_module
-from wsfast.network import Unit, cnn_layers, convolutional, fully_connected, mlp, mlp_layers, network
 
 DENSE = {
     "smallest": mlp((1,), 2, (1,)),

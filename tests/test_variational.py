@@ -6,7 +6,8 @@ from wsfast.reference.mlp import bends
 
 import wsfast
 from wsfast.asymmetry import fixed_entries, gates
-from wsfast.network import mlp, mlp_layers
+from wsfast.families import mlp
+from wsfast.kernel_arguments import mlp_layers
 from wsfast.variational import AT_A_TIME, Fit, divergence, fitted, forward, losses, model_of
 
 NETWORKS = {

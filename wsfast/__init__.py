@@ -7,6 +7,7 @@ if (_ROOT / "pyproject.toml").is_file():  # a checkout: kernels/ and reference/ 
     __path__.append(str(_ROOT))
 
 from .aligning import align  # noqa: E402
+from .architectures import network  # noqa: E402
 from .bayes import bayesian  # noqa: E402
 from .chains import chain_factor, chain_gram, chain_kernel  # noqa: E402
 from .classifier import WeightClassifier  # noqa: E402
@@ -14,9 +15,9 @@ from .comparing import compare  # noqa: E402
 from .connecting import connectivity  # noqa: E402
 from .converging import convergence  # noqa: E402
 from .crossing import cross  # noqa: E402
+from .declaration import Network  # noqa: E402
 from .generation import Interrupted, generate  # noqa: E402
 from .gridding import grid  # noqa: E402
-from .network import Network, network  # noqa: E402
 from .predicting import metanetworks  # noqa: E402
 from .recipe import Recipe  # noqa: E402
 from .searching import search  # noqa: E402

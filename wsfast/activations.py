@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch.func import functional_call
 
+from .declaration import Network
 from .modules import to_module
-from .network import Network
 from .weights import WeightSet
 
 COLUMNS = 4096  # (sample, position) pairs kept of a layer: images have thousands of positions a sample

@@ -9,8 +9,8 @@ from threadpoolctl import threadpool_limits
 
 from . import backends
 from .activations import activations, hidden_outputs
+from .declaration import Network, Parameter
 from .kernels.numba.threads import unordered
-from .network import Network, Parameter
 from .weights import WeightSet
 
 METHODS = ("weights", "activations")

@@ -12,7 +12,7 @@ from .lazy import Lazy
 from .reference import asymmetric, philox
 
 if TYPE_CHECKING:
-    from .network import Network, Parameter
+    from .declaration import Network, Parameter
     from .weights import WeightSet
 
 

@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 
 from . import provenance
+from .architectures import network as named_network
+from .declaration import Network
 from .events import Progress
+from .families import mlp
 from .inference import bootstrap_by_task
-from .network import Network, mlp, mlp_layers
-from .network import network as named_network
+from .kernel_arguments import mlp_layers
 from .reference.calibration import calibration_error, reliability
 from .result import Result
 from .taskset import TaskSet

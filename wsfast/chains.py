@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from . import backends, cluster
-from .network import Network, Parameter
+from .declaration import Network, Parameter
 from .reference.batchnorm import EPS
 from .weights import WeightSet
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from . import __version__
+from .architectures import NETWORKS
 from .backends import DEFAULT, PACKAGES, interpreting, missing
 from .chains import FEATURES
 from .cluster import ENGINES
@@ -22,7 +23,6 @@ from .datasets import LOADERS
 from .events import LOG, JsonLines, emit
 from .generation import PRECISIONS
 from .importing import SUFFIXES
-from .network import NETWORKS
 from .protocols import CLASSIFIERS
 from .provenance import machine, peak_memory
 

@@ -9,11 +9,12 @@ import numpy as np
 
 from . import backends, provenance
 from .asymmetry import gates
+from .declaration import Network
 from .events import Progress
 from .generation import untrained
+from .kernel_arguments import cnn_layers, mlp_layers
 from .kernels.numba.threads import unordered
 from .lazy import Lazy
-from .network import Network, cnn_layers, mlp_layers
 from .reference.interpolate import barrier, monotonicity
 from .result import Result
 from .taskset import TaskSet

@@ -9,8 +9,10 @@ import torch
 from threadpoolctl import threadpool_limits
 from torch import nn
 
+from .declaration import Network
+from .families import fully_connected
+from .kernel_arguments import mlp_layers
 from .layer_statistics import CHUNK, moments
-from .network import Network, fully_connected, mlp_layers
 from .weights import WeightSet
 
 WIDTH, BATCH, STEPS, EVERY, LR, DECAY = 64, 32, 1000, 20, 2e-3, 1e-2

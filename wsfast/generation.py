@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from . import backends, cluster, provenance
+from .architectures import network as named_network
 from .asymmetry import fixed_entries, gates
+from .declaration import Network, Parameter
 from .events import Progress
+from .kernel_arguments import cnn_layers, gru_width, mlp_layers
 from .kernels.numba.threads import available, unordered
 from .lazy import Lazy
-from .network import Network, Parameter, cnn_layers, gru_width, mlp_layers
-from .network import network as named_network
 from .recipe import Recipe
 from .storage import networks_per_shard
 from .taskset import TaskSet

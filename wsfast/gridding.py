@@ -9,12 +9,12 @@ from scipy import stats
 
 from . import provenance
 from .aligning import align
+from .architectures import network
 from .connecting import along_lines, draw_pairs
 from .events import Progress
 from .generation import generate
 from .grid_expectations import judged
 from .grid_features import kernels, sides
-from .network import network
 from .protocols import CLASSIFIERS, Outcome, classification, retrieval
 from .recipe import Recipe
 from .reference.interpolate import barrier

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from .network import Network, mlp
+from .declaration import Network
+from .families import mlp
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".ckpt")
 

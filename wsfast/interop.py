@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from .declaration import Network
+from .families import fully_connected, mlp
 from .interop_cnn import SKIPPED, read_cnn
 from .interop_gru import read_gru
 from .modules import to_module
-from .network import Network, fully_connected, mlp
 
 _SUMS = (operator.add, operator.iadd, torch.add)
 

@@ -5,8 +5,10 @@ from typing import Any
 
 from torch import nn
 
+from .declaration import Network
+from .families import Unit, convolutional, smallest_image
+from .kernel_arguments import UNITS
 from .modules import Add, MeanPool
-from .network import UNITS, Network, Unit, convolutional, smallest_image
 
 SKIPPED = (nn.Sequential, nn.Identity, nn.Dropout)  # containers, and what eval mode passes through
 SIZE = 32  # of the declared images: a model with a global mean pool does not say
@@ -27,7 +29,7 @@ ENDS = {("mean_pool", "linear"), ("mean_pool", "flatten", "linear")}
 
 
 def read_cnn(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
-    """The declaration (`wsfast.network.convolutional`) of a model, and the modules that hold its parameters.
+    """The declaration (`wsfast.families.convolutional`) of a model, and the modules that hold its parameters.
 
     Modules are read in their order: units of Conv2d 3x3, BatchNorm2d and activation in either order, maybe MaxPool2d,
     then AdaptiveAvgPool2d(1), Flatten, Linear. The declared images are 32x32, or larger where the pools need it.

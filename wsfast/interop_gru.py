@@ -5,15 +5,16 @@ from typing import Any
 
 from torch import nn
 
+from .architectures import gru2
+from .declaration import Network
 from .interop_cnn import SKIPPED
 from .modules import LastStep
-from .network import Network, gru2
 
 STEPS = 20  # of the declared input: a recurrent model takes sequences of any length
 
 
 def read_gru(model: nn.Module, where: str) -> tuple[Network, list[Any]]:
-    """The declaration (`wsfast.network.gru2`) of a model, and what holds the parameters of its layers.
+    """The declaration (`wsfast.architectures.gru2`) of a model, and what holds the parameters of its layers.
 
     Modules are read in their order: one nn.GRU of two layers or two of one layer, of one width, then Linear; the model
     takes [B, steps, alphabet] and classifies from the last step. ValueError names the layer that does not fit.

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from .declaration import Network
 from .files import write_whole
-from .network import Network
 from .recipe import Recipe
 
 FILE, SCHEMA = "manifest.json", 1

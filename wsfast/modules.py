@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from .asymmetry import gate_matrix
-from .network import Layer, Network
+from .declaration import Layer, Network
 
 
 class LastStep(nn.Module):

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-
 MOST = 2**24  # an epoch's number has so many bits in the streams of `wsfast.reference.philox`
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from . import provenance
+from .declaration import Network
 from .generation import RECORDS, Memory, settled
 from .kernels.numba.threads import available
-from .network import Network
 from .recipe import Recipe
 from .taskset import TaskSet
 from .weights import WeightSet, diverged

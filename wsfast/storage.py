@@ -17,10 +17,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save as to_bytes
 
 from . import manifest
+from .declaration import Network
 from .files import writable_folder, write_whole
 from .lazy import Lazy
 from .manifest import Manifest, Shard
-from .network import Network
 from .weights import WeightSet
 
 SHARD = 256 << 20  # bytes of parameters in a shard, at least one network

@@ -9,9 +9,10 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from .asymmetry import fixed_entries, gate_matrix
+from .declaration import Network
 from .generation import untrained
+from .kernel_arguments import mlp_layers
 from .kernels.numba.threads import unordered
-from .network import Network, mlp_layers
 from .taskset import TaskSet
 from .weights import WeightSet
 

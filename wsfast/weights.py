@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .network import Network, Parameter
+from .declaration import Network, Parameter
 
 DIVERGED = 1e6  # trained weights stay below 100; one step past this and float32 chain products overflow
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from .declaration import Network
 from .files import sha256, writable_folder
 from .manifest import FILE, Manifest, Shard, read
-from .network import Network
 from .storage import load, locked, networks_per_shard, open_shard, write_shard
 from .weights import WeightSet
 

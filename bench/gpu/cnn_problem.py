@@ -12,8 +12,9 @@ from wsfast.reference import cnn
 import wsfast
 from bench.gpu import draws, model
 from bench.gpu.problem import Problem
+from wsfast.declaration import Network
+from wsfast.kernel_arguments import cnn_layers
 from wsfast.modules import to_module
-from wsfast.network import Network, cnn_layers
 
 
 @dataclass(frozen=True)
