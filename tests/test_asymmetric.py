@@ -13,7 +13,7 @@ import wsfast
 from wsfast import cli
 from wsfast.asymmetry import fixed_entries, gate_matrix, gated, gates, masked
 from wsfast.families import Unit, convolutional, mlp
-from wsfast.generation import untrained
+from wsfast.initial import untrained
 from wsfast.kernel_arguments import cnn_layers
 
 

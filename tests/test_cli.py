@@ -79,7 +79,7 @@ def test_a_bad_request_says_why_and_writes_nothing(arguments, message, tmp_path,
     def trained(*_):
         raise AssertionError("trained first")
 
-    monkeypatch.setattr("wsfast.generation._on_cpu", trained)
+    monkeypatch.setattr("wsfast.training._on_cpu", trained)
     assert cli.main(["study", *SMALL, "--out", str(tmp_path), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -87,7 +87,7 @@ def test_a_bad_request_says_why_and_writes_nothing(arguments, message, tmp_path,
 
 def test_an_unwritable_folder_is_found_before_training(tmp_path, capsys, monkeypatch):
     (tmp_path / "file").write_text("in the way")
-    monkeypatch.setattr("wsfast.generation.trainer", None)  # training would fail
+    monkeypatch.setattr("wsfast.training.trainer", None)  # training would fail
     assert cli.main(["study", *SMALL, "--out", str(tmp_path / "file" / "runs")]) == 2
     assert "cannot write into" in capsys.readouterr().err
 
@@ -217,7 +217,7 @@ def test_a_device_that_fails_has_an_exit_code_of_its_own(tmp_path, capsys, monke
     def fails(*_, **__):
         raise RuntimeError("CUDA error in networks 3 to 7")
 
-    monkeypatch.setattr("wsfast.generation._on_cpu", fails)
+    monkeypatch.setattr("wsfast.training._on_cpu", fails)
     assert cli.main(["generate", "--out", str(tmp_path)]) == 3
     said = capsys.readouterr().err
     assert "Traceback" in said

@@ -8,7 +8,7 @@ from wsfast.reference.interpolate import barrier
 import wsfast
 from wsfast import cli
 from wsfast.connecting import draw_pairs
-from wsfast.generation import untrained
+from wsfast.initial import untrained
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import pytest
 from wsfast.kernels.numba.threads import unordered
 
 import wsfast
-from wsfast.generation import untrained
+from wsfast.initial import untrained
 from wsfast.recipe import DIGITS
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import wsfast
-from wsfast import generation, storage
+from wsfast import storage, training
 
 CALL = {"repeats": 10, "width": 24, "progress": False}
 
@@ -29,7 +29,7 @@ def bits(folder):
 
 def stop_after(monkeypatch, networks, error):
     """From now on generate fails once so many networks have been trained."""
-    trained = generation._on_cpu
+    trained = training._on_cpu
 
     def some(*args):
         for k, batch in enumerate(trained(*args)):
@@ -37,7 +37,7 @@ def stop_after(monkeypatch, networks, error):
                 raise error
             yield batch
 
-    monkeypatch.setattr(generation, "_on_cpu", some)
+    monkeypatch.setattr(training, "_on_cpu", some)
 
 
 def test_a_streamed_set_is_the_one_made_in_memory(zoo, four_tasks, tmp_path, small_shards):
@@ -118,8 +118,8 @@ def test_a_set_is_not_saved_where_another_is_being_made(four_tasks, zoo, tmp_pat
 
 
 def test_compiling_is_no_training(four_tasks, monkeypatch):
-    prepare = generation.Work.prepare
-    monkeypatch.setattr(generation.Work, "prepare", lambda *a: time.sleep(1) or prepare(*a))
+    prepare = training.Work.prepare
+    monkeypatch.setattr(training.Work, "prepare", lambda *a: time.sleep(1) or prepare(*a))
     few = replace(four_tasks, tasks=four_tasks.tasks[:1])
     assert wsfast.generate("mlp4", few, repeats=1, width=8, progress=False).info["generate_s"] < 1
 
@@ -187,21 +187,21 @@ def test_a_shard_under_another_number_is_refused(four_tasks, tmp_path, small_sha
 
 
 def test_two_writers(four_tasks, tmp_path, monkeypatch):
-    trained = generation._on_cpu
+    trained = training._on_cpu
 
     def meanwhile(*args):
-        monkeypatch.setattr(generation, "_on_cpu", trained)
+        monkeypatch.setattr(training, "_on_cpu", trained)
         with pytest.raises(OSError, match="another process is writing into"):
             wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
         return trained(*args)
 
-    monkeypatch.setattr(generation, "_on_cpu", meanwhile)
+    monkeypatch.setattr(training, "_on_cpu", meanwhile)
     assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
 
 
 def _make(folder: str, pause: float = 0.0) -> None:
     storage.SHARD = storage.PARTS = 1  # a network a shard: most of the time something is being written
-    trained = generation._on_cpu
+    trained = training._on_cpu
 
     def slowly(*args):
         for batch in trained(*args):
@@ -209,7 +209,7 @@ def _make(folder: str, pause: float = 0.0) -> None:
             yield batch
 
     if pause:  # in a process of its own, which ends with this call
-        generation._on_cpu = slowly
+        training._on_cpu = slowly
     pairs = wsfast.tasks("digits", n=2)
     recipe = pairs.recipe.with_epochs(3)
     wsfast.generate("mlp4", pairs, repeats=30, width=24, recipe=recipe, progress=False, out=folder)

@@ -9,9 +9,9 @@ from .backends import DEFAULT, PACKAGES
 from .chains import FEATURES
 from .cluster import ENGINES
 from .datasets import LOADERS
-from .generation import PRECISIONS
 from .importing import SUFFIXES
 from .protocols import CLASSIFIERS
+from .training import PRECISIONS
 
 EXIT = """exit codes:
   0    done

@@ -11,7 +11,7 @@ from . import backends, provenance
 from .asymmetry import gates
 from .declaration import Network
 from .events import Progress
-from .generation import untrained
+from .initial import untrained
 from .kernel_arguments import cnn_layers, mlp_layers
 from .kernels.numba.threads import unordered
 from .lazy import Lazy

@@ -12,7 +12,7 @@ from threadpoolctl import threadpool_limits
 from . import backends, provenance
 from .activations import activations, hidden_outputs
 from .events import Progress
-from .generation import untrained
+from .initial import untrained
 from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result

@@ -7,10 +7,11 @@ from typing import Any
 
 from . import cluster
 from .describing import chains, feature_lines, in_bytes
-from .generation import generate, settled
+from .generation import generate
 from .manifest import FILE
 from .storage import networks_per_shard
 from .taskset import TaskSet
+from .training import settled
 from .weights import WeightSet
 from .writer import begun
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from . import provenance
 from .declaration import Network
-from .generation import RECORDS, Memory, settled
+from .generation import RECORDS, Memory
 from .kernels.numba.threads import available
 from .recipe import Recipe
 from .taskset import TaskSet
+from .training import settled
 from .weights import WeightSet, diverged
 
 
@@ -29,7 +30,7 @@ def shared_start(
 
     A network's only randomness beside them is the order of its samples: each has its training samples put into an order
     of its own, drawn from (seed, task, repeat), before the batches of (0, 0) are taken from them. The set's info has no
-    seed, since `wsfast.generation.untrained` would draw other initial weights from it.
+    seed, since `wsfast.initial.untrained` would draw other initial weights from it.
     """
     labels, numbers = np.repeat(np.arange(len(tasks)), repeats), np.tile(np.arange(repeats), len(tasks))
 

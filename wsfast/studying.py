@@ -14,7 +14,7 @@ from .chains import feature_kernel, features_of
 from .controls import against_chance, large_enough, split_one_task
 from .distance import permanova, spread
 from .events import Progress
-from .generation import untrained
+from .initial import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
 from .protocols import CLASSIFIERS, classification, classification_split, permutation_test, retrieval_split
 from .result import Result

@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from .asymmetry import fixed_entries, gate_matrix
 from .declaration import Network
-from .generation import untrained
+from .initial import untrained
 from .kernel_arguments import mlp_layers
 from .kernels.numba.threads import unordered
 from .taskset import TaskSet

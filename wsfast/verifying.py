@@ -9,12 +9,12 @@ import numpy as np
 from .datasets import LOADERS
 from .events import Progress
 from .files import sha256
-from .generation import trainer
 from .manifest import Manifest, read
 from .recipe import Recipe
 from .storage import load, open_shard
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
+from .training import trainer
 
 
 def verify(
