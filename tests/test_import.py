@@ -352,6 +352,7 @@ def test_matrices_are_copied(matrices):
 
 
 def test_one_big_matrix(zoo):
+    assert zoo[:0].to_matrix()[0].shape == (0, zoo.network.size)
     matrix, layout = zoo.to_matrix()
     assert matrix.shape == (len(zoo), zoo.network.size)
     for entry in layout:

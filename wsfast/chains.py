@@ -40,9 +40,19 @@ def chain_factor(
     the chain. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda". ValueError for a
     chain that the network does not have, and for fold_norm where it has no BatchNorm.
     """
+    _check_sets("chain_factor", zoo)
     gram = backends.load("chain_factor", backend, device)
     weights = _weights(zoo, chain, row_normalize, fold_norm)
     return gram.host(gram.chain_factor(weights, row_normalize, column_normalize))
+
+
+def _check_sets(op: str, *sets: Any) -> None:
+    for zoo in sets:
+        if not isinstance(zoo, WeightSet):
+            more = f", chain={zoo}" if isinstance(zoo, (int, np.integer)) else ""
+            raise TypeError(f"{op}: want a WeightSet, got {type(zoo).__name__} ({op}(zoo{more}))")
+        if not len(zoo):
+            raise ValueError(f"{op}: want one network or more, got an empty set")
 
 
 def _matrix(p: Parameter, array: np.ndarray, chain: int) -> np.ndarray:
@@ -76,6 +86,7 @@ def chain_gram(
 
     Invariant to the order of hidden units. ValueError with the size where it would take over 4 GiB (use chain_kernel).
     """
+    _check_sets("chain_gram", zoo)
     d = chain_width(zoo, chain)
     size = len(zoo) * d * d * 4
     if size > GRAM_LIMIT:
@@ -106,16 +117,18 @@ def chain_kernel(
 ) -> np.ndarray:
     """K_ij = <G_i, G_j>_F of all pairs: float64 [Na, Nb], [N, N] where b is None; no Gram of a whole set is stored.
 
-    cosine: every G to unit Frobenius norm. form: "factorised" (||X_i^T X_j||^2), "packed" (tiles of G), or "auto", the
-    cheaper of the two. memory: bytes that the weights and factors in hand may take, half of what is free where None;
-    networks are taken in runs that fit, the next run read while one is computed, so the parameters may be memory-mapped
-    arrays larger than the machine. The result has the same bits whatever the limit. engine, address: as generate; a Ray
-    task has the pairs of two runs, `memory` is then each task's, and a stored set is read by the tasks themselves: its
-    folder must have the same path on every machine. The other options as chain_factor. ValueError where the sets'
-    chains differ in d, or where not even one network fits.
+    cosine: every G to unit Frobenius norm; 0 with a network whose G is zero. form: "factorised" (||X_i^T X_j||^2),
+    "packed" (tiles of G), or "auto", the cheaper of the two. memory: bytes that the weights and factors in hand may
+    take, half of what is free where None; networks are taken in runs that fit, the next run read while one is computed,
+    so the parameters may be memory-mapped arrays larger than the machine. The result has the same bits whatever the
+    limit. engine, address: as generate; a Ray task has the pairs of two runs, `memory` is then each task's, and a
+    stored set is read by the tasks themselves: its folder must have the same path on every machine. The other options
+    as chain_factor. ValueError where the sets' chains differ in d, where one is empty, or where not even one network
+    fits; TypeError for what is no WeightSet.
     """
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
+    _check_sets("chain_kernel", a, a if b is None else b)
     d, r = chain_width(a, chain), a.network.chain(chain)[-1].shape[-1]
     if b is not None and d != chain_width(b, chain):
         raise ValueError(
@@ -333,15 +346,8 @@ def chain_shape(features: str, zoo: WeightSet, chain: int) -> tuple[int, ...]:
     return (chain_width(zoo, chain),) * 2
 
 
-def raw_layer(zoo: WeightSet, layer: int) -> np.ndarray:
-    """The last weight of chain `layer` alone, flattened: float32 [N, n_in * n_out], the paper's unnormalised baseline.
-
-    Fully connected weights have their rows brought to unit length first, as the paper's code does.
-    """
-    return _flat(zoo.parameters[zoo.network.chain(layer)[-1].name])
-
-
 def _flat(w: np.ndarray) -> np.ndarray:
+    """Weights as rows; those of linear layers with every input's fan-out at unit length, as the paper's code does."""
     from .kernels.numba.factor import unit_rows
 
     w = np.array(w, np.float32)
@@ -359,7 +365,10 @@ def raw_kernel(
     engine: str = "local",
     address: str | None = None,
 ) -> np.ndarray:
-    """Cosines of raw layers: float64 [Na, Nb]; memory, engine and address as in chain_kernel."""
+    """Cosines of the last weights of chain `layer` alone, the paper's unnormalised baseline: float64 [Na, Nb].
+
+    0 with a layer that is all zero. memory, engine and address as in chain_kernel.
+    """
     from .kernels.numba.gram import linear_kernel
 
     def ready(w: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -367,11 +376,13 @@ def raw_kernel(
         return x, np.array([np.linalg.norm(row.astype(np.float64)) for row in x])
 
     def product(x: tuple[np.ndarray, np.ndarray], y: tuple[np.ndarray, np.ndarray] | None) -> np.ndarray:
-        return linear_kernel(x[0], None if y is None else y[0]) / np.outer(x[1], (x if y is None else y)[1])
+        norms = np.outer(x[1], (x if y is None else y)[1])
+        return linear_kernel(x[0], None if y is None else y[0]) / np.where(norms == 0, 1, norms)
 
     def read(zoo: WeightSet, run: slice) -> np.ndarray:
         return _in_memory(zoo.parameters[zoo.network.chain(layer)[-1].name][run])
 
+    _check_sets("raw_kernel", a, a if b is None else b)
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
     kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, ready, product, size)
     return _all_pairs(a, b, kernel, memory, "cpu", engine, address)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".ckpt")
-ORDERS = 10_000  # beginnings of an order that are followed at a time
+ORDERS = 1_000  # beginnings of an order that are followed at a time
 SHOWN = 8  # names in a message
 
 

@@ -174,7 +174,8 @@ class WeightSet:
             at += p.size
         out = np.empty((len(self), at), np.float32)
         for entry in layout:
-            out[:, entry["start"] : entry["stop"]] = np.reshape(self.parameters[entry["name"]], (len(self), -1))
+            columns = out[:, entry["start"] : entry["stop"]]
+            columns[:] = np.reshape(self.parameters[entry["name"]], columns.shape)
         return out, layout
 
     def to_torch(self, i: int) -> Any:
@@ -204,9 +205,11 @@ def _wild(p: Parameter, array: np.ndarray) -> np.ndarray:
 
 
 def usable(what: str, zoo: WeightSet) -> WeightSet:
-    """The set without its diverged networks; TypeError for anything else, ValueError where none is left."""
+    """The set without its diverged networks; TypeError for anything else, ValueError where no network is left."""
     if not isinstance(zoo, WeightSet):
         raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
+    if not len(zoo):
+        raise ValueError(f"{what}: want one network or more, got an empty set")
     bad = zoo.diverged
     if bad.all():
         raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")
