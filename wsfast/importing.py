@@ -110,7 +110,7 @@ def _merged(groups: list[list[str]], shapes: dict[str, tuple[int, ...]]) -> list
     def follows(name: str, last: str) -> bool:
         (given, _, *before), (_, taken, *after) = shapes[last], shapes[name]
         if before and not after:  # a linear layer takes every channel, or every pixel of them
-            return taken % given == 0
+            return given > 0 and taken % given == 0
         return taken == given and len(before) == len(after)
 
     begun: dict[tuple[tuple[int, ...], str], list[list[str]]] = {((0,) * len(groups), ""): [[]]}
