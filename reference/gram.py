@@ -50,7 +50,8 @@ def chain_kernel(a, b=None, form="packed", cosine=False):
     """K_ij = <G_i, G_j>_F between chain factors a [Na, d, r] and b [Nb, d, r'] (b = a where absent): [Na, Nb].
 
     factorised: ||X_i^T X_j||_F^2, 2 d r r' operations a pair. packed: the dot product of the Grams' upper triangles,
-    the entries off the diagonal counted twice, d (d + 1) operations a pair. cosine: divided by ||G_i|| ||G_j||.
+    the entries off the diagonal counted twice, d (d + 1) operations a pair. cosine: divided by ||G_i|| ||G_j||, 0 where
+    one of them is 0.
     """
     a = np.asarray(a, np.float64)
     other = a if b is None else np.asarray(b, np.float64)
@@ -61,7 +62,8 @@ def chain_kernel(a, b=None, form="packed", cosine=False):
         weight = np.where(upper[0] == upper[1], 1.0, np.sqrt(2.0))
         k = (chain_gram(a)[:, *upper] * weight) @ (chain_gram(other)[:, *upper] * weight).T
     if cosine:
-        k = k / np.outer(gram_norm(a), gram_norm(other))
+        norms = np.outer(gram_norm(a), gram_norm(other))
+        k = k / np.where(norms == 0, 1, norms)
     return k
 
 

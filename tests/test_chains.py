@@ -8,6 +8,7 @@ from wsfast.reference import gram
 
 import wsfast
 from wsfast import chains
+from wsfast.grid_features import _cosines
 
 
 def test_public_functions_are_the_reference(zoo):
@@ -83,9 +84,23 @@ def test_raw_layers_see_the_order_of_units(zoo):
     order = np.random.default_rng(0).permutation(24)
     other = zoo[:4]
     other.parameters["fc1.weight"] = other.parameters["fc1.weight"][:, :, order]
-    assert not np.allclose(chains.raw_layer(other, 1), chains.raw_layer(zoo[:4], 1))
-    rows = chains.raw_layer(zoo, 2).reshape(40, 24, 24)
-    np.testing.assert_allclose(np.linalg.norm(rows, axis=2), 1, rtol=1e-5)
+    assert np.diag(chains.raw_kernel(other, zoo[:4])).max() < 0.5
+    weights = zoo.parameters["fc2.weight"].astype(np.float64)
+    rows = (weights / np.linalg.norm(weights, axis=2, keepdims=True)).reshape(40, -1)
+    np.testing.assert_allclose(chains.raw_kernel(zoo, layer=2), rows @ rows.T / 24, atol=1e-6)
+
+
+def test_a_dead_network_is_like_no_other(zoo):
+    dead = zoo[:]
+    dead.parameters["fc1.weight"][3] = 0
+    alive = np.arange(40) != 3
+    for features in chains.features_of(zoo.network):
+        kernel = chains.feature_kernel(features, dead)
+        np.testing.assert_array_equal(kernel[3], 0)
+        want = chains.feature_kernel(features, zoo)
+        np.testing.assert_allclose(kernel[np.ix_(alive, alive)], want[np.ix_(alive, alive)], rtol=1e-6)
+    np.testing.assert_array_equal(_cosines(dead, 1)[3], 0)
+    assert {row["cosine"] for row in wsfast.compare(dead[3], zoo[0])} == {0}
 
 
 @pytest.mark.parametrize(("n", "d", "r"), [(2, 10, 3), (50, 64, 100), (1000, 2187, 32), (1000, 2187, 128), (3, 4, 100)])
@@ -213,6 +228,13 @@ def test_divergence_is_looked_for_in_parts(zoo, monkeypatch):
 def test_bad_input(zoo, monkeypatch):
     with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4, got 9"):
         wsfast.chain_factor(zoo, 9)
+    with pytest.raises(TypeError, match=r"chain_kernel: want a WeightSet, got int \(chain_kernel\(zoo, chain=2\)\)"):
+        wsfast.chain_kernel(zoo, 2)
+    for op in (wsfast.chain_factor, wsfast.chain_gram, wsfast.chain_kernel, chains.raw_kernel):
+        with pytest.raises(TypeError, match=rf"{op.__name__}: want a WeightSet, got ndarray"):
+            op(np.ones((3, 2, 2)))
+        with pytest.raises(ValueError, match=rf"{op.__name__}: want one network or more, got an empty set"):
+            op(zoo[:0])
     with pytest.raises(ValueError, match=r"form must be auto, factorised or packed, got 'fast'"):
         wsfast.chain_kernel(zoo, form="fast")
     with pytest.raises(ValueError, match=r"features must be one of chain, chain_unit, chain_folded, raw"):

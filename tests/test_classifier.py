@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 from wsfast.kernels.numba import classifier as compiled
 from wsfast.reference import classifier, gram
 
@@ -144,8 +146,45 @@ def test_probabilities_follow_the_logits(zoo):
     np.testing.assert_allclose(np.log(p[:, 0] / p[:, 1]), logits[:, 0] - logits[:, 1], rtol=1e-6, atol=1e-9)
 
 
+def test_scikit_learn_cuts_both_axes_of_a_kernel(zoo):
+    kernel = wsfast.chain_kernel(zoo, chain=2, cosine=True)
+    model = wsfast.WeightClassifier(features="precomputed")
+    folds = StratifiedKFold(4)
+    got = cross_val_score(model, kernel, zoo.labels, cv=folds)
+    parts = folds.split(kernel, zoo.labels)
+    want = [
+        clone(model).fit(kernel[np.ix_(a, a)], zoo.labels[a]).score(kernel[np.ix_(b, a)], zoo.labels[b])
+        for a, b in parts
+    ]
+    np.testing.assert_array_equal(got, want)
+
+
+def test_before_fit_and_with_labels_or_kernels_of_another_size(zoo):
+    for solver in ("logistic", "ridge", "sgd", "sgd-primal"):
+        with pytest.raises(NotFittedError):
+            wsfast.WeightClassifier(solver=solver).predict(zoo)
+    kernel, labels = wsfast.chain_kernel(zoo, cosine=True), zoo.labels
+    model = wsfast.WeightClassifier(features="precomputed").fit(kernel, labels)
+    for wrong in (labels[:1], labels[:, None], labels[0]):
+        with pytest.raises(ValueError, match=r"want one label a network, got 40"):
+            model.score(kernel, wrong)
+        with pytest.raises(ValueError, match=r"want one label a network, got 40"):
+            model.fit(kernel, wrong)
+    with pytest.raises(ValueError, match=r"want a kernel \[m, 40\] with the training networks, got \(40, 1\)"):
+        model.predict(kernel[:, :1])
+
+
 def test_bad_input(zoo):
     model = wsfast.WeightClassifier()
+    for call in (
+        model.fit,
+        wsfast.WeightClassifier(solver="sgd-primal").fit,
+        wsfast.WeightClassifier().fit(zoo).predict,
+    ):
+        with pytest.raises(ValueError, match=r"want one network or more, got an empty set"):
+            call(zoo[:0])
+    with pytest.raises(ValueError, match=r"want a finite kernel .*, got shape \(0, 0\)"):
+        wsfast.WeightClassifier(features="precomputed").fit(np.zeros((0, 0)), [])
     with pytest.raises(TypeError, match=r"want a WeightSet, got list"):
         model.fit([1, 2])
     with pytest.raises(ValueError, match=r"one label a network, got 40"):

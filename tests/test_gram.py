@@ -109,6 +109,20 @@ def test_cosines_survive_huge_and_tiny_weights():
     np.testing.assert_allclose(compiled.chain_kernel(scaled, cosine=True), gram.chain_kernel(x, cosine=True), atol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["packed", "factorised"])
+def test_a_dead_network_is_like_no_other(form):
+    x = np.random.default_rng(9).standard_normal((5, 9, 4)).astype(np.float32)
+    x[2] = 0
+    others = [0, 1, 3, 4]
+    for implementation in (gram, compiled):
+        alive = implementation.chain_kernel(x[others], form=form, cosine=True)
+        for b in (None, x):
+            kernel = implementation.chain_kernel(x, b, form, cosine=True)
+            np.testing.assert_array_equal(kernel[2], 0)
+            np.testing.assert_array_equal(kernel[:, 2], 0)
+            np.testing.assert_allclose(kernel[np.ix_(others, others)], alive, rtol=1e-6)
+
+
 def test_a_dead_unit_stays_zero():
     x = [np.random.default_rng(3).standard_normal((2, 5, 4)).astype(np.float32)]
     x[0][:, :, 1] = 0

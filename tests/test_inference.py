@@ -65,6 +65,28 @@ def test_smallest_n_by_trying_every_n(errors, n, level):
     assert inference.smallest_n(errors, n, 0.05, level) == m[enough.argmax()]
 
 
+@pytest.mark.parametrize("alpha", [0.02, 0.3, 0.8])
+def test_smallest_n_of_every_small_count(alpha):
+    m = np.arange(1, 20_000)
+    for n in range(1, 25):
+        for errors in range(int(0.9 * alpha * n) + 1):
+            for level in (0.01, 0.5):
+                enough = stats.binom.cdf(-(-m * errors // n), m, alpha) <= level
+                assert enough.any()
+                assert inference.smallest_n(errors, n, alpha, level) == m[enough.argmax()]
+
+
+def test_smallest_n_of_a_rate_just_below_alpha():
+    """Millions of networks, not tried one by one; beyond a billion, none."""
+    for errors, n, alpha in ((399, 8000, 0.05), (1, 30, 0.0334)):
+        needed = inference.smallest_n(errors, n, alpha)
+        assert 5e6 < needed < 5e7
+        p = [inference.p_error_at_least(-(-m * errors // n), m, alpha) for m in (needed - 1, needed)]
+        assert p[1] <= 0.05 < p[0]
+    assert inference.smallest_n(1, 30, 0.03334) is None
+    assert inference.smallest_n(0, 30, 1e-9) is None
+
+
 def test_smallest_n_without_errors_is_the_rule_of_three():
     assert inference.smallest_n(0, 1, 0.05) == 59
     assert inference.smallest_n(0, 1, 0.01) == 299

@@ -70,7 +70,7 @@ def test_the_verdict_is_in_words(result, established, rule, fine):
         assert f"<b>{v['paper_rule']}</b>" in said
         assert ("luck" in said) == (v["paper_rule"] == "accept" and not v["established"])
     assert ("1,234 test networks a chain could establish it" in page) != established
-    assert ("No number of test networks could" in page) == established
+    assert ("Not even 1,000,000,000 test networks could" in page) == established
     assert ("more than 12.3 points from chance is excluded" in page) == fine
     assert ("do not trust the verdict" in page) != fine
 

@@ -57,6 +57,19 @@ def test_images_are_standardised_per_channel():
     np.testing.assert_allclose(seen.std(axis=(0, 2, 3)), 1, rtol=1e-4)
 
 
+def test_samples_in_any_layout_are_the_same_tasks():
+    x, y = arrays()
+    for samples in (x.astype(np.float32), (9 * x).astype(np.uint8)):
+        want = wsfast.tasks(samples, y)
+        frozen = samples.copy()
+        frozen.flags.writeable = False
+        for given in (np.asfortranarray(samples), frozen, np.repeat(samples, 2, axis=1)[:, ::2]):
+            got = wsfast.tasks(given, y)
+            assert got.x.flags.c_contiguous
+            assert got.x.flags.writeable
+            assert got.sha256() == want.sha256()
+
+
 def test_regrouped_digits_are_the_same_images_under_three_labelings():
     digits = wsfast.tasks("digits", n=4)
     three = digits.regrouped()
@@ -130,6 +143,9 @@ def test_bad_input(tmp_path, monkeypatch):
         wsfast.tasks(x, y, groups=[(0, 1), (0, 1, 2)])
     with pytest.raises(ValueError, match=r"at least 2 classes"):
         wsfast.tasks(x, y, groups=[(0,)])
+    for none in ({"y": 0 * y}, {"y": y, "groups": []}):
+        with pytest.raises(ValueError, match=r"want at least one task, of at least 2 classes, got none"):
+            wsfast.tasks(x, **none)
     with pytest.raises(ValueError, match=r"test_fraction"):
         wsfast.tasks(x, y, test_fraction=1)
     x[17, 2] = np.inf

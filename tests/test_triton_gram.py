@@ -196,6 +196,16 @@ def test_huge_and_tiny_weights():
     np.testing.assert_allclose(gram.gram_norm(scaled), reference.gram_norm(scaled), rtol=1e-6)
 
 
+@pytest.mark.parametrize("form", ["packed", "factorised"])
+def test_a_dead_network_is_like_no_other(form):
+    x = np.random.default_rng(9).standard_normal((3, 9, 4)).astype(np.float32)
+    x[1] = 0
+    for b in (None, x):
+        got = gram.chain_kernel(x, b, form, cosine=True)
+        np.testing.assert_allclose(got, reference.chain_kernel(x, b, form, cosine=True), rtol=2e-6)
+        np.testing.assert_array_equal(got[1], 0)
+
+
 def test_a_diverged_network_spoils_only_its_own_entries():
     x = factors("odd")
     x[1, 2, 0] = np.nan

@@ -283,6 +283,42 @@ def test_what_cannot_be_read_is_refused():
         WeightSet.from_torch([Doubled()])
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_networks_that_diverged_are_read_and_marked(value):
+    models = [sequential(), sequential()]
+    with torch.no_grad():
+        models[1][0].weight[0] = value
+        models[1][2].weight[1, 1] = -value
+    zoo = WeightSet.from_torch(models)
+    assert zoo.diverged.tolist() == [False, True]
+
+    class Doubled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = models[1]
+
+        def forward(self, x):
+            return 2 * self.inner(torch.ones_like(x))
+
+    with torch.no_grad():
+        models[1][0].weight[0] = 1
+        models[1][2].weight[1, 1] = 1
+        models[1][4].weight[0] = value
+    with pytest.raises(ValueError, match=r"model 0 does not compute what its layers say"):
+        WeightSet.from_torch([Doubled()])
+
+
+def test_what_is_no_list_of_networks_is_refused():
+    model = sequential()
+    for one in (model, model.state_dict()):
+        with pytest.raises(TypeError, match=r"want a list of networks, got one .*from_torch\(\[model\]\)"):
+            WeightSet.from_torch(one)
+    for mixed in ([model, model.state_dict()], [model.state_dict(), model], [model, 3]):
+        with pytest.raises(TypeError, match=r"nn\.Modules alone or state dicts alone, model 0 is .*, model 1"):
+            WeightSet.from_torch(mixed)
+    assert len(WeightSet.from_torch(nn.ModuleList([model, model]))) == 2
+
+
 def test_slices_are_sets(zoo):
     assert len(zoo[3:7]) == 4
     assert len(zoo[5]) == 1

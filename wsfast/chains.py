@@ -40,9 +40,19 @@ def chain_factor(
     the chain. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda". ValueError for a
     chain that the network does not have, and for fold_norm where it has no BatchNorm.
     """
+    _check_sets("chain_factor", zoo)
     gram = backends.load("chain_factor", backend, device)
     weights = _weights(zoo, chain, row_normalize, fold_norm)
     return gram.host(gram.chain_factor(weights, row_normalize, column_normalize))
+
+
+def _check_sets(op: str, *sets: Any) -> None:
+    for zoo in sets:
+        if not isinstance(zoo, WeightSet):
+            more = f", chain={zoo}" if isinstance(zoo, (int, np.integer)) else ""
+            raise TypeError(f"{op}: want a WeightSet, got {type(zoo).__name__} ({op}(zoo{more}))")
+        if not len(zoo):
+            raise ValueError(f"{op}: want one network or more, got an empty set")
 
 
 def _matrix(p: Parameter, array: np.ndarray, chain: int) -> np.ndarray:
@@ -76,6 +86,7 @@ def chain_gram(
 
     Invariant to the order of hidden units. ValueError with the size where it would take over 4 GiB (use chain_kernel).
     """
+    _check_sets("chain_gram", zoo)
     d = chain_width(zoo, chain)
     size = len(zoo) * d * d * 4
     if size > GRAM_LIMIT:
@@ -106,16 +117,18 @@ def chain_kernel(
 ) -> np.ndarray:
     """K_ij = <G_i, G_j>_F of all pairs: float64 [Na, Nb], [N, N] where b is None; no Gram of a whole set is stored.
 
-    cosine: every G to unit Frobenius norm. form: "factorised" (||X_i^T X_j||^2), "packed" (tiles of G), or "auto", the
-    cheaper of the two. memory: bytes that the weights and factors in hand may take, half of what is free where None;
-    networks are taken in runs that fit, the next run read while one is computed, so the parameters may be memory-mapped
-    arrays larger than the machine. The result has the same bits whatever the limit. engine, address: as generate; a Ray
-    task has the pairs of two runs, `memory` is then each task's, and a stored set is read by the tasks themselves: its
-    folder must have the same path on every machine. The other options as chain_factor. ValueError where the sets'
-    chains differ in d, or where not even one network fits.
+    cosine: every G to unit Frobenius norm; 0 with a network whose G is zero. form: "factorised" (||X_i^T X_j||^2),
+    "packed" (tiles of G), or "auto", the cheaper of the two. memory: bytes that the weights and factors in hand may
+    take, half of what is free where None; networks are taken in runs that fit, the next run read while one is computed,
+    so the parameters may be memory-mapped arrays larger than the machine. The result has the same bits whatever the
+    limit. engine, address: as generate; a Ray task has the pairs of two runs, `memory` is then each task's, and a
+    stored set is read by the tasks themselves: its folder must have the same path on every machine. The other options
+    as chain_factor. ValueError where the sets' chains differ in d, where one is empty, or where not even one network
+    fits; TypeError for what is no WeightSet.
     """
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
+    _check_sets("chain_kernel", a, a if b is None else b)
     d, r = chain_width(a, chain), a.network.chain(chain)[-1].shape[-1]
     if b is not None and d != chain_width(b, chain):
         raise ValueError(
@@ -230,8 +243,14 @@ class _Kernel:
         block = self.product(x, y)
         if self.norm is not None:
             norms = self.norm(x)
-            block /= np.outer(norms, norms if y is None else self.norm(y))
+            block = _cosines(block, norms, norms if y is None else self.norm(y))
         return block
+
+
+def _cosines(block: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Products [n, m] over the norms [n] and [m] of what was multiplied, 0 where one of them is 0."""
+    norms = np.outer(x, y)
+    return block / np.where(norms == 0, 1, norms)
 
 
 def _all_pairs(
@@ -282,7 +301,7 @@ def _all_pairs(
             alone = pair[0] == pair[1]
             block = kernel.product(held[pair[0]], None if alone else held[pair[1]])
             if norms:
-                block /= np.outer(norms[pair[0]], norms[pair[1]])
+                block = _cosines(block, norms[pair[0]], norms[pair[1]])
             out[i : i + step, j : j + step] = block
             if b is None and not alone:
                 out[j : j + step, i : i + step] = block.T
@@ -350,15 +369,8 @@ def chain_shape(features: str, zoo: WeightSet, chain: int) -> tuple[int, ...]:
     return (chain_width(zoo, chain),) * 2
 
 
-def raw_layer(zoo: WeightSet, layer: int) -> np.ndarray:
-    """The last weight of chain `layer` alone, flattened: float32 [N, n_in * n_out], the paper's unnormalised baseline.
-
-    Fully connected weights have their rows brought to unit length first, as the paper's code does.
-    """
-    return _flat(zoo.parameters[zoo.network.chain(layer)[-1].name])
-
-
 def _flat(w: np.ndarray) -> np.ndarray:
+    """Weights as rows; those of linear layers with every input's fan-out at unit length, as the paper's code does."""
     from .kernels.numba.factor import unit_rows
 
     w = np.array(w, np.float32)
@@ -376,7 +388,10 @@ def raw_kernel(
     engine: str = "local",
     address: str | None = None,
 ) -> np.ndarray:
-    """Cosines of raw layers: float64 [Na, Nb]; memory, engine and address as in chain_kernel."""
+    """Cosines of the last weights of chain `layer` alone, the paper's unnormalised baseline: float64 [Na, Nb].
+
+    0 with a layer that is all zero. memory, engine and address as in chain_kernel.
+    """
     from .kernels.numba.gram import linear_kernel
 
     def norm(x: np.ndarray) -> np.ndarray:
@@ -385,6 +400,7 @@ def raw_kernel(
     def read(zoo: WeightSet, run: slice) -> np.ndarray:
         return _in_memory(zoo.parameters[zoo.network.chain(layer)[-1].name][run])
 
+    _check_sets("raw_kernel", a, a if b is None else b)
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
     kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, _flat, linear_kernel, size, norm)
     return _all_pairs(a, b, kernel, memory, "cpu", engine, address)

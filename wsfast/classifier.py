@@ -5,7 +5,9 @@ from typing import Any, Self
 import numpy as np
 from scipy.special import softmax
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.metaestimators import available_if
+from sklearn.utils.validation import check_is_fitted
 
 from . import backends
 from .chains import CHAINS, chain_factor, chain_width, feature_kernel
@@ -36,6 +38,8 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
 
     backend: of the features and of both "sgd" solvers.
 
+    Precomputed kernels go through scikit-learn's cross_val_score and GridSearchCV, which cut both their axes.
+
     After fit: classes_ [C]; coef_ [n, C], dual, or float32 [C, d, d] of "sgd-primal"; intercept_ [C]; penalty_ of
     "logistic" and "ridge", in units of the centred kernel's mean diagonal.
     """
@@ -49,6 +53,11 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self.solver = solver
         self.seed = seed
         self.backend = backend
+
+    def __sklearn_tags__(self) -> Tags:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.pairwise = self.features == "precomputed"
+        return tags
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """X: WeightSet, or kernel [n, n]; y: int [n], the set's labels where None. Diverged networks are refused.
@@ -119,11 +128,16 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         return np.concatenate([head(self._factor(zoo[i : i + run]), self.head_) for i in range(0, n, run)])
 
     def decision_function(self, X: Any) -> np.ndarray:
-        """Logits (scores of "ridge") of each class: [m, C]."""
+        """Logits (scores of "ridge") of each class: [m, C]; scikit-learn's NotFittedError before fit."""
+        check_is_fitted(self, "coef_")
         if self.solver == "sgd-primal":
             self._check_set(X)
             return backends.load("head", self.backend).head(self._factor(X), self.coef_) + self.intercept_
         kernel = self._kernel(X, self.train_)
+        if kernel.shape[1] != len(self.coef_):
+            raise ValueError(
+                f"WeightClassifier: want a kernel [m, {len(self.coef_)}] with the training networks, got {kernel.shape}"
+            )
         if self.solver == "sgd":
             return kernel @ self.coef_ + self._offset(X, len(kernel)) + self.intercept_
         model = self.ridge_ if self.solver == "ridge" else self.logistic_
@@ -136,12 +150,13 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
 
     def predict(self, X: Any) -> np.ndarray:
         """The most likely class of each network: [m]."""
-        return self.classes_[self.decision_function(X).argmax(axis=1)]
+        found = self.decision_function(X).argmax(axis=1)  # first: it tells whether there was a fit
+        return self.classes_[found]
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
         """Share of networks whose class is found; y: the set's labels where None."""
-        right = self.predict(X) == self._labels(X, y, None)
-        return float(np.average(right, weights=sample_weight))
+        found = self.predict(X)
+        return float(np.average(found == self._labels(X, y, len(found)), weights=sample_weight))
 
     def _kernel(self, X: Any, train: Any) -> np.ndarray:
         if self.features == "precomputed":
@@ -156,13 +171,15 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
                 cosine=self.solver != "sgd" or self.features == "raw",
                 backend=self.backend,
             )
-        if kernel.ndim != 2 or not np.isfinite(kernel).all():
+        if kernel.ndim != 2 or not len(kernel) or not np.isfinite(kernel).all():
             raise ValueError(f"WeightClassifier: want a finite kernel [m, n], got shape {kernel.shape}")
         return kernel
 
     def _check_set(self, X: Any) -> None:
         if not isinstance(X, WeightSet):
             raise TypeError(f"WeightClassifier: want a WeightSet, got {type(X).__name__} (or features='precomputed')")
+        if not len(X):
+            raise ValueError("WeightClassifier: want one network or more, got an empty set")
         bad = int(X.diverged.sum())
         if bad:
             raise ValueError(f"WeightClassifier: {bad} of {len(X)} networks diverged (use zoo[~zoo.diverged])")
@@ -174,12 +191,12 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError("WeightClassifier: want at least 2 classes, got 1")
         return labels
 
-    def _labels(self, X: Any, y: Any, n: int | None) -> np.ndarray:
+    def _labels(self, X: Any, y: Any, n: int) -> np.ndarray:
         if y is None:
             if not isinstance(X, WeightSet):
                 raise ValueError("WeightClassifier: a precomputed kernel needs labels y")
             return X.labels
         y = np.asarray(y)
-        if n is not None and y.shape != (n,):
+        if y.shape != (n,):
             raise ValueError(f"WeightClassifier: want one label a network, got {n} networks and labels of {y.shape}")
         return y

@@ -10,7 +10,8 @@ import numpy as np
 
 from . import backends
 from .chains import chain_factor
-from .importing import read_state
+from .importing import is_link, read_state
+from .stacking import float32_array
 from .weights import WeightSet
 
 COLUMNS = {"cosine": "cosine", "centred": "centred", "unit_columns": "unit columns"}
@@ -20,15 +21,16 @@ def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any
     """Chain similarity of two networks, whatever the order of their hidden units.
 
     a, b: an nn.Module, a state dict, the path of a file that holds one, or a WeightSet of one network. The weights of a
-    module, a state dict or a file are its linear layers and 3x3 convolutions in their order; the last one is taken for
-    the classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over. A recurrent
+    module, a state dict or a file are its linear layers and 3x3 convolutions in their order (.safetensors keeps none:
+    that of the numbers in their names, or the only one that their sizes allow); the last one is taken for the
+    classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over. A recurrent
     nn.Module is read by `WeightSet.from_torch`.
 
     One dict a chain that both have: chain (1, 2, ...); cosine, <G_a, G_b> / (|G_a| |G_b|) of the chain Grams (arXiv
     2208.04369, eq. 18); centred, the same of Grams centred over the inputs (linear CKA between the two maps' rows,
     Kornblith et al. 2019); unit_columns, the cosine with columns of X_l brought to unit length, which also ignores
-    positive rescaling between layers. Each lies in [0, 1]. ValueError where there is nothing to compare or the inputs
-    differ in size.
+    positive rescaling between layers. Each lies in [0, 1], 0 where a chain is all zero. ValueError where there is
+    nothing to compare or the inputs differ in size.
     """
     left, right = chains_of(a, "compare: a", backend), chains_of(b, "compare: b", backend)
     kernel = backends.load("chain_kernel", backend)
@@ -82,13 +84,15 @@ def _weights(network: Any, name: str) -> list[np.ndarray]:
     """Weights that continue one another, each [1, n_in, ..., n_out] float32."""
     if isinstance(network, (str, Path)):
         state: Mapping[str, Any] = read_state(network, name)
+        name = f"{name} ({network})"
     elif isinstance(network, Mapping):
         state = network
     elif hasattr(network, "state_dict"):
         state = network.state_dict()
     else:
         raise TypeError(f"{name} must be a module, state dict, file or WeightSet, got {type(network).__name__}")
-    arrays = [_input_first(np.asarray(value, np.float32)) for value in state.values() if _links(np.shape(value))]
+    links = {key: value for key, value in state.items() if is_link(np.shape(value))}
+    arrays = [_input_first(float32_array(value, f"{name}: {key}")) for key, value in links.items()]
     if len(arrays) < 2:
         raise ValueError(f"{name} has {len(arrays)} weights of linear layers or 3x3 convolutions, wanted 2 or more")
     chain = arrays[:1]
@@ -100,10 +104,6 @@ def _weights(network: Any, name: str) -> list[np.ndarray]:
             )
         chain.append(w)
     return chain
-
-
-def _links(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 or (len(shape) == 4 and shape[2:] == (3, 3))
 
 
 def _input_first(w: np.ndarray) -> np.ndarray:

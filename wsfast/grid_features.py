@@ -85,4 +85,5 @@ def _cosines(zoo: WeightSet, chain: int) -> np.ndarray:
     flat = [zoo.parameters[p.name].reshape(len(zoo), -1) for p in zoo.network.chain(chain)]
     kernel = linear_kernel(np.concatenate(flat, axis=1))
     norm = np.sqrt(np.diag(kernel))
+    norm[norm == 0] = 1
     return kernel / np.outer(norm, norm)

@@ -1,178 +1,155 @@
-"""Anyone's own fully connected networks as a weight set: from matrices, state dicts, files."""
+"""Files that hold one network each: their state dicts in the order of the layers, and where they lie in a folder."""
 
 import re
+import struct
 import zipfile
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+import zlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from .declaration import Network
-from .families import mlp
-
 SUFFIXES = (".safetensors", ".npz", ".pt", ".pth", ".ckpt")
+ORDERS = 1_000  # beginnings of an order that are followed at a time
+SHOWN = 8  # names in a message
 
 
-def read_state(path: str | Path, caller: str) -> dict[str, np.ndarray]:
-    """A file's state dict, names in natural order (fc2 before fc10): .safetensors, .npz, or torch's .pt, .pth, .ckpt.
+def read_state(path: str | Path, caller: str) -> dict[str, Any]:
+    """A file's state dict in the order of its layers: .safetensors, .npz, or torch's .pt, .pth, .ckpt.
 
-    Nothing is unpickled but what torch's weights_only admits. ValueError where the file cannot be read so.
+    The last four keep the order they were saved in, .safetensors does not: there numbers in the names tell it (fc2
+    before fc10), and where names differ in more than a number (fc1, head), the one order in which every layer takes
+    what the layer before it gives. Nothing is unpickled but what torch's weights_only admits. ValueError where the file
+    cannot be read so, or more than one order fits or none.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"{caller}: {path} is not a file")
-    if path.suffix not in SUFFIXES:
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
         raise ValueError(f"{caller}: {path} must be one of {', '.join(SUFFIXES)}")
-    state = {".safetensors": _safetensors, ".npz": _npz}.get(path.suffix, _torch)(path, caller)
-    return {
-        name: state[name]
-        for name in sorted(state, key=lambda n: [(t.isdigit(), int(t) if t.isdigit() else t) for t in _pieces(n)])
-    }
+    return {".safetensors": _safetensors, ".npz": _npz}.get(suffix, _torch)(path, caller)
 
 
-def _pieces(name: str) -> list[str]:
-    return re.split(r"(\d+)", name)
+def is_link(shape: tuple[int, ...]) -> bool:
+    """Whether an entry of this shape is a link of a chain: the weight of a linear layer or of a 3x3 convolution."""
+    return len(shape) == 2 or (len(shape) == 4 and shape[2:] == (3, 3))
 
 
-def _safetensors(path: Path, caller: str) -> dict[str, np.ndarray]:
+def _safetensors(path: Path, caller: str) -> dict[str, Any]:
     from safetensors import SafetensorError
-    from safetensors.numpy import load_file
+    from safetensors.torch import load_file
 
     try:
-        return load_file(path)
+        state = load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{caller}: {path} cannot be read as safetensors: {error}") from error
+    shapes = {name: tuple(state[name].shape) for name in sorted(state, key=_natural)}
+    links = _in_order({name: shape for name, shape in shapes.items() if is_link(shape)}, f"{caller}: {path}")
+    return {name: state[name] for name in [*links, *(name for name in shapes if name not in links)]}
 
 
-def _npz(path: Path, caller: str) -> dict[str, np.ndarray]:
+def _npz(path: Path, caller: str) -> dict[str, Any]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in file.files}
-    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        held = np.load(path, allow_pickle=False)
+        if isinstance(held, np.ndarray):
+            raise ValueError("it is an .npy file, one array without a name")
+        with held:
+            return {name: held[name] for name in held.files}
+    except (ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise ValueError(f"{caller}: {path} cannot be read as npz: {error}") from error
 
 
-def _torch(path: Path, caller: str) -> dict[str, np.ndarray]:
+def _torch(path: Path, caller: str) -> dict[str, Any]:
     import pickle
 
     import torch
 
     try:
         held = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{caller}: {path} cannot be read with torch's weights_only: {error}") from error
+    except (  # what unpickling raises on bytes that are no pickle depends on the bytes
+        pickle.UnpicklingError, RuntimeError, EOFError, ValueError, LookupError, AssertionError, AttributeError,
+        TypeError, struct.error,
+    ) as error:  # fmt: skip
+        raise ValueError(f"{caller}: {path} cannot be read with torch's weights_only: {error!r}") from error
     if isinstance(held, Mapping) and isinstance(held.get("state_dict"), Mapping):
         held = held["state_dict"]
-    if not isinstance(held, Mapping) or not all(isinstance(v, torch.Tensor) for v in held.values()):
+    if not isinstance(held, Mapping):
         raise ValueError(f"{caller}: {path} holds {type(held).__name__}, want a state dict of tensors")
-    return {str(name): tensor.float().numpy() for name, tensor in held.items()}
+    for name, value in held.items():
+        if not isinstance(value, torch.Tensor):
+            raise ValueError(f"{caller}: {path}: {name} is {type(value).__name__}, want a state dict of tensors alone")
+    return {str(name): tensor for name, tensor in held.items()}
 
 
-def from_matrices(weights: Sequence[Any], biases: Sequence[Any] | None = None) -> tuple[Network, dict[str, np.ndarray]]:
-    """A declaration and parameters from W_1 .. W_L, each [N, n_in, n_out], and b_1 .. b_L [N, n_out] or none."""
-    arrays = [np.asarray(w, np.float32) for w in weights]
-    if len(arrays) < 2:
-        raise ValueError(f"from_arrays: want 2 matrices or more (the last is the classifier), got {len(arrays)}")
-    for k, w in enumerate(arrays, 1):
-        if w.ndim != 3 or 0 in w.shape:
-            raise ValueError(f"from_arrays: matrix {k} must be [N, n_in, n_out], got {w.shape}")
-        if len(w) != len(arrays[0]):
-            raise ValueError(f"from_arrays: matrix {k} is of {len(w)} networks, matrix 1 of {len(arrays[0])}")
-        if k > 1 and w.shape[1] != arrays[k - 2].shape[2]:
-            raise ValueError(
-                f"from_arrays: matrix {k} takes {w.shape[1]} inputs, matrix {k - 1} gives {arrays[k - 2].shape[2]} "
-                "(want [N, n_in, n_out], the transpose of torch's weight)"
-            )
-    sizes = [arrays[0].shape[1], *(w.shape[2] for w in arrays)]
-    net = mlp((sizes[0],), sizes[-1], tuple(sizes[1:-1]), name="imported")
-    parameters = {f"fc{k}.weight": w for k, w in enumerate(arrays, 1)}
-    if biases is None:
-        layers = (replace(v, parameters=v.parameters[:1]) if v.op == "linear" else v for v in net.layers)
-        return replace(net, layers=tuple(layers)), parameters
-    for k, (b, w) in enumerate(zip(biases, arrays, strict=True), 1):
-        if np.shape(b) != (len(w), w.shape[2]):
-            raise ValueError(f"from_arrays: bias {k} must be {(len(w), w.shape[2])}, got {np.shape(b)}")
-        parameters[f"fc{k}.bias"] = np.asarray(b, np.float32)
-    return net, {p.name: parameters[p.name] for p in net.parameters}
+def _natural(name: str) -> list[tuple[bool, Any]]:
+    return [(t.isdecimal(), int(t) if t.isdecimal() else t) for t in re.split(r"(\d+)", name)]
 
 
-def from_states(states: Sequence[Mapping[str, Any]], names: Sequence[str]) -> tuple[Network, dict[str, np.ndarray]]:
-    """A declaration and parameters from state dicts of linear layers in their order; names: for messages.
-
-    Hidden widths may differ: narrower networks get units whose weights are all zero, which changes neither their
-    outputs nor their chain Grams.
-    """
-    if not states:
-        raise ValueError("from_states: want one network or more, got none")
-    layers = [_linear_layers(state, name) for state, name in zip(states, names, strict=True)]
-    for own, name in zip(layers, names, strict=True):
-        if _outline(own) != _outline(layers[0]):
-            raise ValueError(f"from_states: {name} has {_outline(own)}; {names[0]} has {_outline(layers[0])}")
-    depth = len(layers[0])
-    widths = [max(own[k][0].shape[1] for own in layers) for k in range(depth)]
-    weights, biases = [], []
-    for k in range(depth):
-        n_in = layers[0][0][0].shape[0] if k == 0 else widths[k - 1]
-        w, b = np.zeros((len(layers), n_in, widths[k]), np.float32), np.zeros((len(layers), widths[k]), np.float32)
-        for i, own in enumerate(layers):
-            weight, bias = own[k]
-            w[i, : weight.shape[0], : weight.shape[1]] = weight
-            b[i, : weight.shape[1]] = 0 if bias is None else bias
-        weights.append(w)
-        biases.append(b)
-    return from_matrices(weights, None if all(b is None for _, b in layers[0]) else biases)
+def _in_order(shapes: dict[str, tuple[int, ...]], where: str) -> list[str]:
+    """The names of links, given in natural order, in the order of their layers."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for name in shapes:
+        alike[re.sub(r"\d+", "#", name)].append(name)
+    found = [list(shapes)] if len(alike) < 2 else _merged(list(alike.values()), shapes)
+    if len(found) != 1:
+        names = [f"{name} {list(shape)}" for name, shape in shapes.items()]
+        names[SHOWN:] = ["..."] if len(names) > SHOWN else []
+        raise ValueError(
+            f"{where}: the order of {', '.join(names)} is told neither by numbers in their names nor by their sizes, "
+            "and safetensors keeps none (hand over the nn.Module, use WeightSet.from_arrays, or save a .pt)"
+        )
+    return found[0]
 
 
-def _outline(layers: list[tuple[np.ndarray, np.ndarray | None]]) -> str:
-    biases = sum(bias is not None for _, bias in layers)
-    return f"{len(layers)} layers, {len(layers[0][0])} inputs, {layers[-1][0].shape[1]} outputs, {biases} biases"
+def _merged(groups: list[list[str]], shapes: dict[str, tuple[int, ...]]) -> list[list[str]]:
+    """Orders that keep every group's own and in which each layer takes what the one before gives: two are enough."""
 
+    def follows(name: str, last: str) -> bool:
+        (given, _, *before), (_, taken, *after) = shapes[last], shapes[name]
+        if before and not after:  # a linear layer takes every channel, or every pixel of them
+            return given > 0 and taken % given == 0
+        return taken == given and len(before) == len(after)
 
-def _linear_layers(state: Mapping[str, Any], name: str) -> list[tuple[np.ndarray, np.ndarray | None]]:
-    """[(weight [n_in, n_out], bias [n_out] or None)] of a state dict that holds linear layers alone."""
-    found: list[tuple[np.ndarray, np.ndarray | None]] = []
-    arrays = {key: np.asarray(value, np.float32) for key, value in state.items()}
-    for key, array in arrays.items():
-        stem, _, kind = key.rpartition(".")
-        weight = arrays.get(f"{stem}.weight")
-        if kind == "weight" and array.ndim == 2:
-            bias = arrays.get(f"{stem}.bias")
-            if bias is not None and bias.shape != array.shape[:1]:
-                raise ValueError(f"from_states: {name}: {stem}.bias must be {array.shape[:1]}, got {bias.shape}")
-            if found and array.shape[1] != found[-1][0].shape[1]:
-                raise ValueError(
-                    f"from_states: {name}: {key} takes {array.shape[1]} inputs, the layer before it gives "
-                    f"{found[-1][0].shape[1]}"
-                )
-            found.append((array.T, bias))
-        elif kind != "bias" or weight is None or weight.ndim != 2:
-            raise ValueError(
-                f"from_states: {name}: cannot read {key} {array.shape}; a state dict must hold linear layers alone "
-                "(hand over the nn.Module instead: from_torch reads more)"
-            )
-    if not found:
-        raise ValueError(f"from_states: {name} has no linear layer")
-    return found
+    begun: dict[tuple[tuple[int, ...], str], list[list[str]]] = {((0,) * len(groups), ""): [[]]}
+    for _ in shapes:
+        longer: dict[tuple[tuple[int, ...], str], list[list[str]]] = defaultdict(list)
+        for (at, last), orders in begun.items():
+            for k, group in enumerate(groups):
+                if at[k] < len(group) and (not last or follows(group[at[k]], last)):
+                    now = (*at[:k], at[k] + 1, *at[k + 1 :])
+                    longer[now, group[at[k]]] += [[*order, group[at[k]]] for order in orders]
+        if len(longer) > ORDERS:
+            return []
+        begun = {key: orders[:2] for key, orders in longer.items()}
+    return [order for orders in begun.values() for order in orders]
 
 
 def find_files(folder: str | Path) -> tuple[list[Path], np.ndarray, tuple[str, ...]]:
-    """(files, labels, names): networks of a folder, labelled by the subfolder that holds them where there are any."""
+    """(files, labels, names): networks of a folder, labelled by the subfolder that holds them where there are any.
+
+    Files in the natural order of their names, subfolder after subfolder. ValueError where networks lie beside the
+    subfolders or below them: what labels those is not known.
+    """
     folder = Path(folder).expanduser()
     if not folder.is_dir():
         raise ValueError(f"from_files: {folder} is not a folder")
-    groups = sorted(p for p in folder.iterdir() if p.is_dir() and any(_networks(p)))
-    if not groups:
-        files = _networks(folder)
-        if not files:
-            raise ValueError(f"from_files: {folder} holds no {', '.join(SUFFIXES)} file")
-        return files, np.zeros(len(files), np.int64), ()
-    files = [file for group in groups for file in _networks(group)]
-    labels = np.repeat(np.arange(len(groups)), [len(_networks(group)) for group in groups])
-    return files, labels, tuple(group.name for group in groups)
+    beside, inside, below = (_networks(folder.glob(pattern)) for pattern in ("*", "*/*", "*/*/**/*"))
+    if not (beside or inside or below):
+        raise ValueError(f"from_files: {folder} holds no {', '.join(SUFFIXES)} file")
+    if below or (beside and inside):
+        raise ValueError(
+            f"from_files: {folder} holds {(below or beside)[0].relative_to(folder)}; want networks in the folder alone "
+            "or in its subfolders alone, not beside or below them (or pass a list of files and labels)"
+        )
+    if beside:
+        return beside, np.zeros(len(beside), np.int64), ()
+    names, labels = np.unique([file.parent.name for file in inside], return_inverse=True)
+    return inside, labels, tuple(names.tolist())
 
 
-def _networks(folder: Path) -> list[Path]:
-    found = (p for p in folder.iterdir() if p.is_file() and p.suffix in SUFFIXES)
-    return sorted(found, key=lambda p: [(t.isdigit(), int(t) if t.isdigit() else t) for t in _pieces(p.name)])
+def _networks(found: Iterable[Path]) -> list[Path]:
+    files = (path for path in found if path.suffix.lower() in SUFFIXES and path.is_file())
+    return sorted(files, key=lambda path: (path.parent.name, _natural(path.name)))

@@ -1,9 +1,12 @@
 """What an error count allows one to say: intervals, exact p-values, power, corrections for several tests."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from scipy import special, stats
+
+MOST_NETWORKS = 10**9  # that a power calculation asks for
 
 
 def _counts(name: str, errors: int, n: int) -> None:
@@ -66,23 +69,38 @@ def smallest_n(errors: int, n: int, alpha: float, level: float = 0.05) -> int | 
     """Power: the fewest test networks that would establish an error rate below alpha, had they the rate errors / n.
 
     The smallest m for which p_error_at_least(ceil(m errors / n), m, alpha) <= level; with no errors log(level) /
-    log(1 - alpha), rounded up. None where the rate is alpha or more: no number of networks would.
+    log(1 - alpha), rounded up. None where the rate is alpha or more, as no number of networks would do, or so little
+    below it that over 10^9 would be needed.
     """
     _counts("smallest_n", errors, n)
     if errors / n >= alpha:
         return None
-    # k errors are few enough among m where the (k + 1)-th of a series of trials is later than m with probability level
     if errors == 0:
-        return 1 + int(stats.nbinom.ppf(1 - level, 1, alpha))
-    reach = 64
-    while True:
-        k = np.arange(1, reach + 1)
-        fewest = (stats.nbinom.ppf(1 - level, k + 1, alpha) + k + 1).astype(np.int64)
-        enough = fewest * errors <= k * n  # k errors are what `fewest` networks would have at most
-        if enough.any():
-            first = int(enough.argmax())
-            return max(int(fewest[first]), (int(k[first]) - 1) * n // errors + 1)
-        reach *= 4
+        needed = 1 + int(stats.nbinom.ppf(1 - level, 1, alpha))
+        return needed if needed <= MOST_NETWORKS else None
+
+    def p(k: Any, m: Any) -> Any:
+        """P(Binomial(m, alpha) <= k), also where m is no integer."""
+        return special.betainc(m - k, k + 1.0, 1 - alpha)
+
+    # k errors are made by up to k n / errors networks: too few of them up to some k, but for the rounding enough after
+    last = MOST_NETWORKS * errors // n + 1
+    k = _first(lambda k: p(k, k * (n / errors)) <= level, 0, last)
+    some = np.arange(k, min(k + errors, last + 1))  # every `errors`-th needs no rounding
+    enough = p(some, some * n // errors) <= level
+    if not enough.any():
+        return None
+    k = int(some[enough.argmax()])
+    needed = _first(lambda m: p(k, m) <= level, max(k, (k - 1) * n // errors), k * n // errors)
+    return needed if needed <= MOST_NETWORKS else None
+
+
+def _first(holds: Callable[[int], Any], below: int, last: int) -> int:
+    """The first integer past `below` for which something holds that holds for all later ones, at most `last`."""
+    while last - below > 1:
+        middle = (below + last) // 2
+        below, last = (below, middle) if holds(middle) else (middle, last)
+    return last
 
 
 def bootstrap_by_task(

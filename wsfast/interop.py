@@ -2,7 +2,8 @@
 
 import copy
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,26 @@ from .families import fully_connected, mlp
 from .interop_cnn import SKIPPED, read_cnn
 from .interop_gru import read_gru
 from .modules import to_module
+from .stacking import float32_array, from_states
 
 _SUMS = (operator.add, operator.iadd, torch.add)
+
+
+def from_networks(models: Any) -> tuple[Network, dict[str, np.ndarray]]:
+    """(declaration, stacked parameters) of a list of nn.Modules or of a list of state dicts; TypeError for others."""
+    if isinstance(models, (Mapping, nn.Module)) and not isinstance(models, nn.ModuleList):
+        raise TypeError(f"from_torch: want a list of networks, got one {type(models).__name__} (from_torch([model]))")
+    models = list(models)
+    dicts = [isinstance(model, Mapping) for model in models]
+    for i, model in enumerate(models):
+        if not isinstance(model, (Mapping, nn.Module)) or dicts[i] != dicts[0]:
+            raise TypeError(
+                f"from_torch: want nn.Modules alone or state dicts alone, model 0 is {type(models[0]).__name__}, "
+                f"model {i} {type(model).__name__}"
+            )
+    if models and dicts[0]:
+        return from_states(models, [f"model {i}" for i in range(len(models))])
+    return from_modules(models)
 
 
 def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.ndarray]]:
@@ -40,9 +59,9 @@ def from_modules(models: Sequence[nn.Module]) -> tuple[Network, dict[str, np.nda
         for layer, source in zip((x for x in network.layers if x.parameters), sources, strict=True):
             for p in layer.parameters:
                 tensor = getattr(source, p.name.rpartition(".")[2])
-                fill = np.full(p.torch_shape, p.fill or 0.0)  # no bias, or a BatchNorm without its own scale
-                array = fill if tensor is None else tensor.detach().cpu().double().numpy()
-                stacked[p.name][i] = p.from_torch(array)
+                if tensor is None:  # no bias, or a BatchNorm without its own scale
+                    tensor = np.full(p.torch_shape, p.fill or 0.0)
+                stacked[p.name][i] = p.from_torch(float32_array(tensor, f"from_torch: model {i}: {p.name}"))
         _same_outputs(model, to_module(network, {k: v[i] for k, v in stacked.items()}), probe, i)
     return network, stacked
 
@@ -137,7 +156,9 @@ def _same_outputs(model: nn.Module, rebuilt: nn.Module, probe: torch.Tensor, i: 
     twin = copy.deepcopy(model).cpu().double().eval()
     with torch.no_grad():
         want, got = twin(probe.double()), rebuilt.double()(probe.double())
-    if want.shape != got.shape or not torch.allclose(want, got, rtol=1e-6, atol=1e-6 * float(want.abs().max() + 1)):
+    largest = float(want[want.isfinite()].abs().max()) if want.isfinite().any() else 0.0  # others must be the same
+    alike = partial(torch.allclose, rtol=1e-6, atol=1e-6 * (largest + 1), equal_nan=True)
+    if want.shape != got.shape or not alike(want, got):
         raise ValueError(
             f"from_torch: model {i} does not compute what its layers say, taken in order (outputs {tuple(want.shape)}, "
             f"rebuilt {tuple(got.shape)}); pass its matrices some other way"

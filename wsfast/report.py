@@ -117,7 +117,7 @@ def report_html(result: "StudyResult") -> str:
 HOW_TO_READ = (
     "<p>α is the size of error the paper tolerates; its rule compares an error count with it and controls no error "
     "rate, so the exact test stands beside it. <i>n needed</i>: the fewest test networks that could establish an error "
-    "below α, if they erred as often as those counted; empty where no number would.</p>",
+    "below α, if they erred as often as those counted; empty where not even a billion would.</p>",
     "<p>The exact intervals and p-values take test networks to be independent. Those of one task are not, and the "
     "queries of a retrieval share their tasks and one gallery besides. The intervals by task resample whole tasks and "
     "allow for that, except for the shared gallery; without an error they have no width, and with few tasks they are "

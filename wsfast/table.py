@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from . import chains
+from .inference import MOST_NETWORKS
 
 TITLES = {**chains.TITLES, "statistics": "layer statistics"}
 
@@ -62,7 +63,7 @@ def table(n: dict[str, Any]) -> str:
 def lacking(verdict: dict[str, Any]) -> str:
     """How many networks a verdict that is not established lacks, in words."""
     enough = verdict["n_to_establish"]
-    able = "no number of test networks" if enough is None else f"{enough:,} test networks a chain"
+    able = f"not even {MOST_NETWORKS:,} test networks" if enough is None else f"{enough:,} test networks a chain"
     return f"{able} could establish it at this error rate"
 
 

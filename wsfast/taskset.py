@@ -170,6 +170,8 @@ def tasks(
 
 
 def _set(data: Data, found: list[Task]) -> TaskSet:
+    if not found:
+        raise ValueError("tasks: want at least one task, of at least 2 classes, got none")
     counts = [len(np.unique(t.train_labels)) for t in found]
     if len(set(counts)) > 1:
         raise ValueError(f"tasks: every task needs the same number of classes, got {sorted(set(counts))}")
@@ -178,8 +180,9 @@ def _set(data: Data, found: list[Task]) -> TaskSet:
     channels = data.shape[0] if len(data.shape) == 3 else 1
     per_channel = data.x.shape[1] // channels
     scale, shift = (np.repeat(np.asarray(v, np.float32), per_channel) for v in (data.scale, data.shift))
+    x = np.require(data.x, requirements=("C", "W"))  # kernels would be compiled once more for others, or not at all
     return TaskSet(
-        data.name, data.x, data.shape, scale, shift, tuple(found), counts[0], data.source, data.recipe, data.width
+        data.name, x, data.shape, scale, shift, tuple(found), counts[0], data.source, data.recipe, data.width
     )
 
 

@@ -1,6 +1,6 @@
 """Weight sets: the parameters of many networks of one shape, side by side."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import numpy as np
 
 from .declaration import Network, Parameter
 
+LABELS = 1 << 16  # of imported networks: each below the largest gets a task's name
 DIVERGED = 1e6  # trained weights stay below 100; one step past this and float32 chain products overflow
 
 AT_A_TIME = 1 << 26  # bytes of a parameter that are looked at together: the arrays may be mapped from a file
@@ -94,33 +95,29 @@ class WeightSet:
 
     @classmethod
     def from_torch(cls, models: Sequence[Any], labels: Any = None) -> "WeightSet":
-        """A set of torch networks of one shape; labels [N] integers, zeros where None.
+        """A set of torch networks of one shape, in float32; labels [N] integers from 0 to 65,535, zeros where None.
 
-        nn.Modules: fully connected ones of Linear, ReLU, LeakyReLU, BatchNorm1d and sums, convolutional ones of units
-        like plainnet5's, a global mean pool and a Linear, recurrent ones of two GRU layers and a Linear. Each must
-        compute what its layers say: its outputs are compared with the rebuilt network's to 1e-6. A state dict must hold
-        linear layers alone, in their order; its activations are not known and taken for ReLU (chains do not depend on
-        them), and hidden widths may differ.
-        ValueError names the model and the layer that cannot be read.
+        models: a list of nn.Modules or of state dicts. nn.Modules: fully connected ones of Linear, ReLU, LeakyReLU,
+        BatchNorm1d and sums, convolutional ones of units like plainnet5's, a global mean pool and a Linear, recurrent
+        ones of two GRU layers and a Linear. Each must compute what its layers say: its outputs are compared with the
+        rebuilt network's, to 1e-6 where they are finite. A state dict must hold linear layers alone, in their order;
+        its activations are not known and taken for ReLU (chains do not depend on them), and hidden widths may differ.
+        ValueError names the model and the layer that cannot be read; TypeError for what is no list of networks.
         """
-        from .importing import from_states
-        from .interop import from_modules
+        from .interop import from_networks
 
-        models = list(models)
-        if models and all(isinstance(m, Mapping) for m in models):
-            return cls._imported(*from_states(models, [f"model {i}" for i in range(len(models))]), labels, "torch")
-        return cls._imported(*from_modules(models), labels, "torch")
+        return cls._imported(*from_networks(models), labels, "torch")
 
     @classmethod
     def from_arrays(
         cls, weights: Sequence[Any], labels: Any = None, *, biases: Sequence[Any] | None = None
     ) -> "WeightSet":
         """A set of plain MLPs from their matrices W_1 .. W_L, each [N, n_in, n_out] (input first), the last one the
-        classifier's; biases: b_1 .. b_L, each [N, n_out], if there are any. labels [N] integers, zeros where None.
+        classifier's; biases: b_1 .. b_L, each [N, n_out], if there are any. labels as from_torch. All are copied.
 
         Activations are not known and taken for ReLU; chains do not depend on them. ValueError where shapes do not fit.
         """
-        from .importing import from_matrices
+        from .stacking import from_matrices
 
         return cls._imported(*from_matrices(weights, biases), labels, "NumPy")
 
@@ -128,15 +125,18 @@ class WeightSet:
     def from_files(cls, files: str | Path | Sequence[str | Path], labels: Any = None) -> "WeightSet":
         """A set of MLPs from one state dict a file: .safetensors, .npz, or torch's .pt, .pth and .ckpt (weights only).
 
-        files: their paths, or a folder; where its networks lie in subfolders, those are the labels. Nothing is
-        unpickled beyond tensors. ValueError names the file, and the entry in it, that cannot be read.
+        files: their paths, or a folder, read in the natural order of its names; where its networks lie in subfolders,
+        those are the labels unless `labels` are given. Nothing is unpickled beyond tensors. ValueError names the file,
+        and the entry in it, that cannot be read, or whose layers' order is not known: .safetensors keeps none, so
+        names must tell it by their numbers or sizes must leave one order only.
         """
-        from .importing import find_files, from_states, read_state
+        from .importing import find_files, read_state
+        from .stacking import from_states
 
         task_names: tuple[str, ...] = ()
         if isinstance(files, (str, Path)):
-            files, found, task_names = find_files(files)
-            labels = found if labels is None else labels
+            files, found, names = find_files(files)
+            labels, task_names = (found, names) if labels is None else (labels, ())
         states = [read_state(file, "from_files") for file in files]
         zoo = cls._imported(*from_states(states, [str(file) for file in files]), labels, "files")
         return replace(zoo, task_names=task_names or zoo.task_names)
@@ -149,9 +149,17 @@ class WeightSet:
             raise ValueError(f"labels: want one a network, got {n} networks and labels of shape {labels.shape}")
         if not np.issubdtype(labels.dtype, np.integer):
             raise TypeError(f"labels must be integers, got {labels.dtype}")
+        if labels.min() < 0 or labels.max() >= LABELS:
+            raise ValueError(
+                f"labels must be 0..{LABELS - 1}, positions in a list of tasks, got {labels.min()}..{labels.max()} "
+                "(number them: np.unique(labels, return_inverse=True)[1])"
+            )
         labels = labels.astype(np.int64)
-        repeats = np.array([(labels[:i] == label).sum() for i, label in enumerate(labels)], np.int64)
-        names = tuple(str(t) for t in range(int(labels.max()) + 1)) if (labels >= 0).all() else ()
+        order = np.argsort(labels, kind="stable")
+        _, first, counts = np.unique(labels[order], return_index=True, return_counts=True)
+        repeats = np.empty(n, np.int64)
+        repeats[order] = np.arange(n) - np.repeat(first, counts)
+        names = tuple(str(t) for t in range(int(labels.max()) + 1))
         return cls(network, parameters, labels, repeats, names, info={"data": "imported", "backend": source})
 
     def to_matrix(self) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -166,7 +174,8 @@ class WeightSet:
             at += p.size
         out = np.empty((len(self), at), np.float32)
         for entry in layout:
-            out[:, entry["start"] : entry["stop"]] = np.reshape(self.parameters[entry["name"]], (len(self), -1))
+            columns = out[:, entry["start"] : entry["stop"]]
+            columns[:] = np.reshape(self.parameters[entry["name"]], columns.shape)
         return out, layout
 
     def to_torch(self, i: int) -> Any:
@@ -196,9 +205,11 @@ def _wild(p: Parameter, array: np.ndarray) -> np.ndarray:
 
 
 def usable(what: str, zoo: WeightSet) -> WeightSet:
-    """The set without its diverged networks; TypeError for anything else, ValueError where none is left."""
+    """The set without its diverged networks; TypeError for anything else, ValueError where no network is left."""
     if not isinstance(zoo, WeightSet):
         raise TypeError(f"{what}: want a WeightSet, got {type(zoo).__name__}")
+    if not len(zoo):
+        raise ValueError(f"{what}: want one network or more, got an empty set")
     bad = zoo.diverged
     if bad.all():
         raise ValueError(f"{what}: all {len(zoo)} networks diverged (a smaller learning rate?)")

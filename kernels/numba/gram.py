@@ -308,7 +308,8 @@ def chain_kernel(a, b=None, form="packed", cosine=False):
     kernel = _factorised(a, b) if form == "factorised" else _packed(a, b, False)
     if cosine:
         norm = gram_norm(a)
-        kernel /= np.outer(norm, norm if b is None else gram_norm(b))
+        norms = np.outer(norm, norm if b is None else gram_norm(b))
+        kernel /= np.where(norms == 0, 1, norms)
     return kernel
 
 

@@ -228,7 +228,8 @@ def chain_kernel(
         kernel += kernel.tril(-1).T
     if cosine:
         norms = [_squares(s, precision).sqrt() for s in ([one] if symmetric else [one, two])]
-        kernel /= torch.outer(norms[0], norms[-1])
+        scale = torch.outer(norms[0], norms[-1])
+        kernel /= torch.where(scale == 0, 1.0, scale)
     else:
         kernel *= _power(-2 * one.exponents)[:, None]
         kernel *= _power(-2 * two.exponents)
