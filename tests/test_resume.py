@@ -126,7 +126,7 @@ def test_compiling_is_no_training(four_tasks, monkeypatch):
 
 def test_interrupted_before_the_first_shard(four_tasks, tmp_path, monkeypatch, small_shards):
     with monkeypatch.context() as patch:
-        stop_after(patch, 3, KeyboardInterrupt())
+        stop_after(patch, 2, KeyboardInterrupt())
         with pytest.raises(wsfast.Interrupted, match="with 0 networks finished"):
             wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
     assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
