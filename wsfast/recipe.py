@@ -35,11 +35,9 @@ class Recipe:
             if not np.isfinite(value) or value < 0:
                 raise ValueError(f"recipe: {name} must be at least 0, got {value}")
         for name, low in (("epochs", 0), ("batch_size", 1), ("pad", 0), ("steps", 1)):
-            number = getattr(self, name)
-            if number is None and name in ("pad", "steps"):
-                continue
-            if not low <= index(number) < MOST:
-                raise ValueError(f"recipe: {name} must be {low}..{MOST - 1}, got {number}")
+            number, may_be = getattr(self, name), "None or " if name in ("pad", "steps") else ""
+            if not (may_be and number is None) and not low <= index(number) < MOST:
+                raise ValueError(f"recipe: {name} must be {may_be}{low}..{MOST - 1}, got {number}")
         for epoch in self.decay_epochs:
             index(epoch)
 
