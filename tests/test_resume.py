@@ -117,6 +117,17 @@ def test_a_set_is_not_saved_where_another_is_being_made(four_tasks, zoo, tmp_pat
     assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
 
 
+def test_interrupted_while_compiling(four_tasks, tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training.Work, "prepare", interrupted)
+        with pytest.raises(wsfast.Interrupted, match="with 0 networks finished"):
+            wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)
+    assert len(wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path)) == 40
+
+
 def test_compiling_is_no_training(four_tasks, monkeypatch):
     prepare = training.Work.prepare
     monkeypatch.setattr(training.Work, "prepare", lambda *a: time.sleep(1) or prepare(*a))

@@ -90,25 +90,24 @@ def generate(
     with sink:
         todo = np.flatnonzero(~sink.done)
         jobs = [(int(labels[i]), int(numbers[i])) for i in todo]
-        if jobs and not remote:
-            work.prepare(*jobs[0], progress)
-        sink.started = time.perf_counter()
-        title = f"train {network.name} on {tasks.name}"
-        with Progress(title, len(labels), "net", progress, len(labels) - len(jobs)) as said:
-            if remote:
-                batches = _on_cluster(work, jobs, todo // sink.each, address, said.advance)
-            else:
-                batches = work.run(jobs, threads, said.advance)
-            so_far = _SoFar()
-            try:
+        title, so_far = f"train {network.name} on {tasks.name}", _SoFar()
+        try:
+            if jobs and not remote:
+                work.prepare(*jobs[0], progress)
+            sink.started = time.perf_counter()
+            with Progress(title, len(labels), "net", progress, len(labels) - len(jobs)) as said:
+                if remote:
+                    batches = _on_cluster(work, jobs, todo // sink.each, address, said.advance)
+                else:
+                    batches = work.run(jobs, threads, said.advance)
                 with closing(batches):  # an interrupted loop ends the work in progress at once
                     for some, flat, curves, records in batches:
                         columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
                         columns["diverged"] = diverged(network, flat).astype(np.int64)
                         sink.add(todo[some], flat, columns)
                         said.finished(len(flat), **so_far.add(columns))
-            except KeyboardInterrupt:
-                raise Interrupted(sink.weight_set(partial=True)) from None
+        except KeyboardInterrupt:
+            raise Interrupted(sink.weight_set(partial=True)) from None
         return sink.weight_set()
 
 

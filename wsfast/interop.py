@@ -161,5 +161,5 @@ def _same_outputs(model: nn.Module, rebuilt: nn.Module, probe: torch.Tensor, i: 
     if want.shape != got.shape or not alike(want, got):
         raise ValueError(
             f"from_torch: model {i} does not compute what its layers say, taken in order (outputs {tuple(want.shape)}, "
-            f"rebuilt {tuple(got.shape)}); pass its matrices some other way"
+            f"rebuilt {tuple(got.shape)}); its state_dict() or from_arrays give its weights to chains all the same"
         )
