@@ -14,7 +14,9 @@ def test_each_device_has_its_backend(no_interpreter, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert backends.choose(device="cuda") == "triton"
     with pytest.raises(ValueError, match=r"backend triton runs on cuda, not on cpu \(device='cuda'\)"):
-        backends.choose("triton")
+        backends.choose("triton", "cpu")
+    assert backends.choose("triton") == "triton"
+    assert backends.load("head", "triton").__name__ == "wsfast.kernels.triton.gram"
 
 
 def test_a_missing_gpu_is_said(no_interpreter, monkeypatch):

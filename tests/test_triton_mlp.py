@@ -218,6 +218,7 @@ def _round_kernel(x_ptr, y_ptr, N: tl.constexpr):
 def test_tf32_rounds_to_nearest_even(device):
     x = np.random.default_rng(0).standard_normal(1024).astype(np.float32)
     x[:2] = 1 + 2.0**-11, 1 + 3 * 2.0**-11  # halfway: down to 1, up to 1 + 2^-9
+    x[2:4] = np.array([0x7FFFFFFF, 0xFFFFFFFF], np.uint32).view(np.float32)  # NaN as a GPU makes it
     got = torch.full((1024,), torch.nan, device=device)
     _round_kernel[(1,)](torch.tensor(x, device=device), got, 1024)
     mantissa, exponent = np.frexp(x.astype(np.float64))

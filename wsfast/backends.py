@@ -31,8 +31,13 @@ LACKS = {  # the ops that a backend does not have
 DEFAULT = {"cpu": "numba", "cuda": "triton"}
 
 
-def choose(backend: str | None = None, device: str = "cpu") -> str:
-    """The backend's name, the device's default where None; ValueError for one that is not known or cannot run there."""
+def choose(backend: str | None = None, device: str | None = None) -> str:
+    """The backend's name, the device's default where None; ValueError for one that is not known or cannot run there.
+
+    device: where that backend runs where None, the CPU where there is none of both.
+    """
+    if device is None:
+        device = "cpu" if backend is None or interpreting() else runs_on(backend)
     if device not in DEFAULT:
         raise ValueError(f"device must be one of {', '.join(DEFAULT)}, got {device!r}")
     backend = backend or DEFAULT[device]
@@ -74,8 +79,8 @@ def missing(backend: str, device: str | None = None) -> str | None:
     )
 
 
-def load(op: str, backend: str | None = None, device: str = "cpu") -> ModuleType:
-    """The module that implements an op."""
+def load(op: str, backend: str | None = None, device: str | None = None) -> ModuleType:
+    """The module that implements an op; backend and device as choose."""
     backend = choose(backend, device)
     if op in LACKS.get(backend, ()):
         raise ValueError(f"{op}: backend {backend} does not have it (backend=None runs it on the CPU)")

@@ -213,9 +213,9 @@ def _runs(size: int, memory: int | None, device: str) -> int:
 def _free_memory(device: str) -> int:
     """Bytes that nobody uses; where the system does not tell, all of its memory."""
     if device == "cuda":
-        import torch
+        from .kernels.triton.chunks import free_memory
 
-        return torch.cuda.mem_get_info()[0]
+        return free_memory()
     known = Path("/proc/meminfo")
     if known.exists():
         lines = dict(line.split(":") for line in known.read_text().splitlines())

@@ -15,6 +15,12 @@ STAGE = 2**28  # bytes of a pinned buffer
 HOST_MEMORY = 2**31  # bytes for a chunk in the interpreter
 
 
+def free_memory(device: torch.device | None = None) -> int:
+    """Bytes of a GPU that nobody uses, those among them that torch keeps for later."""
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 @dataclass
 class Done:
     """Networks first .. first + n of the jobs, on the host: parameters [n, P], curves [n, epochs], records [n, 4]."""
@@ -27,7 +33,7 @@ class Done:
 
 def fitting(n: int, each: int, device: str) -> int:
     """How many of n networks, `each` bytes of device memory a network, a chunk has: what fits the free memory."""
-    free = int(torch.cuda.mem_get_info()[0] * HEADROOM) if device == "cuda" else HOST_MEMORY
+    free = int(free_memory() * HEADROOM) if device == "cuda" else HOST_MEMORY
     chunk = max(1, min(free // each, max(256, TOGETHER // each)))
     return max(1, -(-n // max(1, -(-n // chunk))))  # chunks of one size
 
@@ -98,7 +104,7 @@ class _Copy:
             return
         torch.cuda.set_device(tensor.device)
         rows = min(max(1, STAGE // max(1, tensor[0].nbytes)), len(tensor))
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream(priority=-1)  # of another pool than the one that a graph may be captured on
         stream.wait_event(self.ready)
         stages = [torch.empty(rows, *tensor.shape[1:], dtype=tensor.dtype, pin_memory=True) for _ in range(2)]
         coming: list[tuple[slice, torch.Tensor, torch.cuda.Event]] = []

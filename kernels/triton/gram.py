@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from .chunks import free_memory
 from .grams import _dots_kernel, _gram_kernel, _pair_kernel, _tile_kernel
 from .heads import _head_gradient_kernel, _head_kernel
 from .mlp import default_precision, hip
@@ -193,7 +194,7 @@ def _packed(a: _Side, b: _Side, kernel: torch.Tensor, lower: bool, precision: st
 
 def _at_once(D: int, where: torch.device) -> int:
     """How many networks' tiles are held together, for each side of K: what SCRATCH and half the free memory hold."""
-    free = torch.cuda.mem_get_info(where)[0] if where.type == "cuda" else 2 * SCRATCH
+    free = free_memory(where) if where.type == "cuda" else 2 * SCRATCH
     network = 4 * _options("tile", D, D, 0)["T"] ** 2
     return min(LAUNCH, max(1, min(SCRATCH, free // 2) // (2 * network * STEP)) * STEP)
 

@@ -13,7 +13,8 @@ import triton.language as tl
 def _tf32(x):
     """x rounded to tf32's 10 bits of mantissa, to nearest even (the matrix units truncate)."""
     bits = x.to(tl.int32, bitcast=True)
-    return ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).to(tl.float32, bitcast=True)
+    near = ((bits + 0xFFF + ((bits >> 13) & 1)) & ~0x1FFF).to(tl.float32, bitcast=True)
+    return tl.fma(x, 0.0, near)  # NaN stays NaN: NVIDIA's own, 0x7FFFFFFF, would be carried to -0
 
 
 @triton.jit

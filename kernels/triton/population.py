@@ -29,7 +29,7 @@ class Population:
     def __init__(self, images: Images, tasks: list[Task], jobs: Jobs, lr: torch.Tensor,
                  decay: torch.Tensor, momentum: float, batch_size: int, seed: int, precision: str,
                  start: tuple[int, int] | None = None) -> None:  # fmt: skip
-        self.images, self.precision, self.momentum, self.size = images, precision, momentum, batch_size
+        self.images, self.precision, self.momentum, self.size = images, precision, float(momentum), batch_size
         self.device, self.n, self.epochs = images.x.device, len(jobs), lr.shape[1]
         self.lr, self.decay = lr, decay
         self.lr_now = torch.zeros(self.n, device=self.device)
@@ -131,7 +131,8 @@ class Population:
             self.losses.zero_()
             if epoch == 1 and self.device.type == "cuda":  # the first epoch compiled the kernels
                 graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
+                # another thread may be copying the last chunk: its calls are none of the capture's
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                     self._epoch()
             if graph is not None:
                 graph.replay()
@@ -145,7 +146,7 @@ class Population:
         """Report progress; the last epoch is not waited for, so that the next chunk is set up meanwhile."""
         if tick is not None:
             if wait and self.device.type == "cuda":
-                torch.cuda.synchronize()
+                torch.cuda.current_stream().synchronize()  # not the last chunk's copy
             tick(networks)
 
     def evaluate(self) -> torch.Tensor:
@@ -169,7 +170,7 @@ def settled(op: str, precision: str, batch_size: int, tasks: list[Task]) -> int:
     """The batch size, no larger than any split; ValueError for one, or a precision, that the kernels do not take."""
     if precision not in PRECISIONS:
         raise ValueError(f"{op}: precision must be one of {', '.join(PRECISIONS)}, got {precision!r}")
-    batch_size = min(batch_size, most_rows(tasks))
+    batch_size = min(int(batch_size), most_rows(tasks))
     if batch_size > LIMIT:
         raise ValueError(
             f"{op}: the triton kernels take batches of at most {LIMIT} samples, got {batch_size} "
