@@ -243,11 +243,11 @@ class _Kernel:
         block = self.product(x, y)
         if self.norm is not None:
             norms = self.norm(x)
-            block = _cosines(block, norms, norms if y is None else self.norm(y))
+            block = cosines(block, norms, norms if y is None else self.norm(y))
         return block
 
 
-def _cosines(block: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+def cosines(block: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Products [n, m] over the norms [n] and [m] of what was multiplied, 0 where one of them is 0."""
     norms = np.outer(x, y)
     return block / np.where(norms == 0, 1, norms)
@@ -301,7 +301,7 @@ def _all_pairs(
             alone = pair[0] == pair[1]
             block = kernel.product(held[pair[0]], None if alone else held[pair[1]])
             if norms:
-                block = _cosines(block, norms[pair[0]], norms[pair[1]])
+                block = cosines(block, norms[pair[0]], norms[pair[1]])
             out[i : i + step, j : j + step] = block
             if b is None and not alone:
                 out[j : j + step, i : i + step] = block.T

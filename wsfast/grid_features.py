@@ -7,7 +7,7 @@ import numpy as np
 
 from .aligning import align, reordered, shuffled_units
 from .asymmetry import free_weights
-from .chains import feature_kernel
+from .chains import cosines, feature_kernel
 from .declaration import Network
 from .kernels.numba.gram import linear_kernel
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
@@ -85,5 +85,4 @@ def _cosines(zoo: WeightSet, chain: int) -> np.ndarray:
     flat = [zoo.parameters[p.name].reshape(len(zoo), -1) for p in zoo.network.chain(chain)]
     kernel = linear_kernel(np.concatenate(flat, axis=1))
     norm = np.sqrt(np.diag(kernel))
-    norm[norm == 0] = 1
-    return kernel / np.outer(norm, norm)
+    return cosines(kernel, norm, norm)

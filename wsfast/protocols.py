@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import cluster
+from .chains import cosines
 from .classifier import WeightClassifier
 from .inference import p_permutation
 from .reference.retrieval import cmc, mean_average_precision, ranking
@@ -149,8 +150,7 @@ def retrieval(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str
     train, query, gallery = retrieval_split(labels, seed)
     if solver == "cosine":
         norm = np.sqrt(np.diag(kernel))
-        norm = np.where(norm > 0, norm, 1)
-        similarity = kernel[np.ix_(query, gallery)] / np.outer(norm[query], norm[gallery])
+        similarity = cosines(kernel[np.ix_(query, gallery)], norm[query], norm[gallery])
         return _ranked(similarity, labels[query], labels[gallery])
     return rank(fit(kernel, labels, train, seed, solver), kernel[:, train], labels, query, gallery)
 
