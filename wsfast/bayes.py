@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from . import provenance
-from .architectures import network as named_network
 from .declaration import Network
 from .events import Progress
 from .families import mlp
@@ -18,6 +17,7 @@ from .kernel_arguments import mlp_layers
 from .reference.calibration import calibration_error, reliability
 from .result import Result
 from .taskset import TaskSet
+from .training import declared, whole_seed
 from .variational import Fit, fitted, model_of
 
 SCHEMA = 1
@@ -82,23 +82,13 @@ def bayesian(
     without test samples, and where a model's predictions are not finite.
     """
     start = time.perf_counter()
-    if isinstance(network, str):
-        network = named_network(network, tasks.shape, tasks.classes, width or tasks.width)
-    elif width is not None:
-        raise ValueError("bayesian: width belongs to a named network, a declaration has its own")
-    if network.input_shape != tasks.shape or network.classes != tasks.classes:
-        raise ValueError(
-            f"bayesian: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
-            f"the tasks have {tasks.shape} and {tasks.classes}"
-        )
+    network, seed = declared("bayesian", network, tasks, width), whole_seed("bayesian", seed)
     for name, value in (("repeats", repeats), ("steps", steps), ("batch_size", batch_size), ("samples", samples)):
         if value < 1:
             raise ValueError(f"bayesian: {name} must be at least 1, got {value}")
     for name, size in (("lr", lr), ("prior", prior)):
         if not 0 < size < np.inf:
             raise ValueError(f"bayesian: {name} must be above 0, got {size}")
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"bayesian: seed must be 0..2^64 - 1, got {seed}")
     if device not in ("cpu", "cuda"):
         raise ValueError(f"bayesian: device must be cpu or cuda, got {device!r}")
     if model_of(network, prior, "cpu") is None or not _hidden(network):

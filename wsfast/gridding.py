@@ -90,7 +90,8 @@ def grid(
     start = time.perf_counter()
     if classifier not in CLASSIFIERS:
         raise ValueError(f"grid: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
-    width, recipe = width or tasks.width, recipe or replace(tasks.recipe, lr=SLOWER * tasks.recipe.lr)
+    width = tasks.width if width is None else width
+    recipe = recipe or replace(tasks.recipe, lr=SLOWER * tasks.recipe.lr)
     if len(tasks) < 5:
         raise ValueError(
             f"grid: want at least 5 tasks, so that retrieval learns 3 (logits of 2 rank nothing), got {len(tasks)}"

@@ -82,24 +82,35 @@ def settled(
     if recipe is not None and not isinstance(recipe, Recipe):
         raise TypeError(f"generate: recipe must be a wsfast.Recipe, got {type(recipe).__name__}")
     backend = call(backends.choose, backend, device)
-    if isinstance(network, str):
-        network = named_network(network, tasks.shape, tasks.classes, tasks.width if width is None else width)
-    elif width is not None:
-        raise ValueError("generate: width belongs to a named network, a declaration has its own")
-    if network.input_shape != tasks.shape or network.classes != tasks.classes:
-        raise ValueError(
-            f"generate: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
-            f"the tasks have {tasks.shape} and {tasks.classes}"
-        )
-    seed = index(seed)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"generate: seed must be 0..2^64 - 1, got {seed}")
+    network, seed = declared("generate", network, tasks, width), whole_seed("generate", seed)
     recurrent = backend == "triton" and gru_width(network) is not None
     precisions = ("ieee",) if recurrent else PRECISIONS[backend]
     if precision is not None and precision not in precisions:
         raise ValueError(f"generate: precision of {backend} must be {' or '.join(precisions)}, got {precision!r}")
     precision = precision or DEFAULTS.get((backend, _op(network)), precisions[0])
     return Work(network, tasks, tasks.recipe if recipe is None else recipe, seed, backend, precision, device)
+
+
+def declared(op: str, network: str | Network, tasks: TaskSet, width: int | None) -> Network:
+    """A declaration for these tasks, from its name and width or as it is; ValueError where it does not fit them."""
+    if isinstance(network, str):
+        network = named_network(network, tasks.shape, tasks.classes, tasks.width if width is None else width)
+    elif width is not None:
+        raise ValueError(f"{op}: width belongs to a named network, a declaration has its own")
+    if network.input_shape != tasks.shape or network.classes != tasks.classes:
+        raise ValueError(
+            f"{op}: {network.name} takes {network.input_shape} and gives {network.classes} classes, "
+            f"the tasks have {tasks.shape} and {tasks.classes}"
+        )
+    return network
+
+
+def whole_seed(op: str, seed: int) -> int:
+    """A seed as Python's int; ValueError out of range, TypeError for what is no integer."""
+    seed = index(seed)
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"{op}: seed must be 0..2^64 - 1, got {seed}")
+    return seed
 
 
 def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float], Any]) -> Generator[Batch]:
