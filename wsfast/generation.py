@@ -102,13 +102,18 @@ def generate(
                     batches = work.run(jobs, threads, said.advance)
                 with closing(batches):  # an interrupted loop ends the work in progress at once
                     for some, flat, curves, records in batches:
-                        columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
-                        columns["diverged"] = diverged(network, flat).astype(np.int64)
+                        columns = recorded(network, flat, curves, records)
                         sink.add(todo[some], flat, columns)
                         said.finished(len(flat), **so_far.add(columns))
         except KeyboardInterrupt:
             raise Interrupted(sink.weight_set(partial=True)) from None
         return sink.weight_set()
+
+
+def recorded(network: Network, flat: np.ndarray, curves: np.ndarray, records: np.ndarray) -> dict[str, np.ndarray]:
+    """A batch's records by their names, one row a network: what training gave, its loss curve, whether it diverged."""
+    columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
+    return columns | {"diverged": diverged(network, flat).astype(np.int64)}
 
 
 class _SoFar:

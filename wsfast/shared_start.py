@@ -8,12 +8,12 @@ import numpy as np
 
 from . import provenance
 from .declaration import Network
-from .generation import RECORDS, Memory
+from .generation import Memory, recorded
 from .kernels.numba.threads import available
 from .recipe import Recipe
 from .taskset import TaskSet
 from .training import settled
-from .weights import WeightSet, diverged
+from .weights import WeightSet
 
 
 def shared_start(
@@ -49,7 +49,5 @@ def shared_start(
     jobs = [(k, 0) for k in range(len(labels))]
     with closing(replace(work, start=(0, 0)).run(jobs, threads, lambda amount: None)) as batches:
         for some, flat, curves, records in batches:
-            columns = {**dict(zip(RECORDS, records.T, strict=True)), "loss_curve": curves}
-            columns["diverged"] = diverged(network, flat).astype(np.int64)
-            sink.add(np.arange(len(jobs))[some], flat, columns)
+            sink.add(np.arange(len(jobs))[some], flat, recorded(network, flat, curves, records))
     return sink.weight_set()
