@@ -132,7 +132,9 @@ def test_compiling_is_no_training(four_tasks, monkeypatch):
     prepare = training.Work.prepare
     monkeypatch.setattr(training.Work, "prepare", lambda *a: time.sleep(1) or prepare(*a))
     few = replace(four_tasks, tasks=four_tasks.tasks[:1])
-    assert wsfast.generate("mlp4", few, repeats=1, width=8, progress=False).info["generate_s"] < 1
+    start = time.perf_counter()
+    counted = wsfast.generate("mlp4", few, repeats=1, width=8, progress=False).info["generate_s"]
+    assert 0 < counted <= time.perf_counter() - start - 1  # however slow the machine is
 
 
 def test_interrupted_before_the_first_shard(four_tasks, tmp_path, monkeypatch, small_shards):
