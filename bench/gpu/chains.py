@@ -124,7 +124,7 @@ def guarded(c: Contender, call: Callable[[], Any]) -> Any:
     try:
         with products(c.precision):
             return call()
-    except Exception as wrong:  # of any library: a contender's failure is a result
+    except Exception as wrong:  # Triton's and cuBLAS's errors have no common class; the row's status tells it
         c.status = f"FAILED: {type(wrong).__name__}: {str(wrong)[:300]}"
         return None
 
