@@ -29,7 +29,7 @@ def chain_factor(
     column_normalize: bool = False,
     fold_norm: bool = False,
     backend: str | None = None,
-    device: str = "cpu",
+    device: str | None = None,
 ) -> np.ndarray:
     """X_l = W_1 W_2 ... W_l of every network: [N, d, r], float32 (float64 from the reference).
 
@@ -37,8 +37,8 @@ def chain_factor(
     MLPs (its text does not). column_normalize: every column of X_l to unit length, which also removes positive
     rescaling between layers. fold_norm: every W_k's outputs first multiplied by gamma / sqrt(variance + 1e-5) of the
     BatchNorm that follows it, before or after the activation: a scale that BatchNorm takes out again is then no part of
-    the chain. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda". ValueError for a
-    chain that the network does not have, and for fold_norm where it has no BatchNorm.
+    the chain. Reordering hidden units reorders the columns of X_l at most. device: "cpu" or "cuda", where the backend
+    runs where None. ValueError for a chain that the network does not have, and for fold_norm where it has no BatchNorm.
     """
     _check_sets("chain_factor", zoo)
     gram = backends.load("chain_factor", backend, device)
