@@ -250,7 +250,7 @@ def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
     options = {"num_warps": launch.warps, "num_stages": launch.stages}
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     if target.startswith("sm"):
-        return {"shared": compiled.metadata.shared, **_cuda(compiled.asm["cubin"])}
+        return {"shared": compiled.metadata.shared, **_cuda(compiled.asm)}
     text = compiled.asm["amdgcn"]
 
     def field(name: str) -> int:
@@ -260,22 +260,19 @@ def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
             "spilled": field("private_segment_fixed_size"), "matrix": len(re.findall("v_mfma", text))}  # fmt: skip
 
 
-def _cuda(cubin: bytes) -> dict[str, int]:
+def _cuda(asm: dict[str, Any]) -> dict[str, int]:
+    """Local memory is always a part of the kernel's stack frame (or LOCAL), so its size tells of every access."""
     tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
+        file.write(asm["cubin"])
         file.flush()
-        usage, code = (
-            subprocess.run([tool, option, file.name], capture_output=True, text=True, check=True).stdout
-            for option in ("--dump-resource-usage", "-sass")
-        )
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage)
+        usage = subprocess.run([tool, "--dump-resource-usage", file.name], capture_output=True, text=True, check=True)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:\d+ LOCAL:(\d+)", usage.stdout)
     if found is None:
-        raise RuntimeError(f"aot: cannot read cuobjdump's answer: {usage[:200]}")
+        raise RuntimeError(f"aot: cannot read cuobjdump's answer: {usage.stdout[:200]}")
     registers, stack, local = (int(n) for n in found.groups())
-    touches = len(re.findall(r"\b(?:LDL|STL)\b", code))
-    matrix = len(re.findall(r"\b(?:HGMMA|HMMA|UTC\w*MMA)\b", code))
-    return {"registers": registers, "spilled": max(stack + local, touches), "matrix": matrix}
+    matrix = len(re.findall(r"\b(?:mma\.sync|wgmma\.mma_async|tcgen05\.mma)\b", asm["ptx"]))
+    return {"registers": registers, "spilled": stack + local, "matrix": matrix}
 
 
 def _one(job: tuple[Launch, str]) -> tuple[Launch, str, dict[str, Any] | str]:
