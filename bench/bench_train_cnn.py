@@ -15,10 +15,10 @@ from wsfast.reference import cnn as reference
 from bench import peak
 from bench.cnn_problem import CnnProblem
 from bench.contest import Contest, record
-from bench.peers import cnn_grouped, cnn_loop, cnn_vmap
+from bench.peers import cnn_grouped, cnn_jax, cnn_loop, cnn_vmap, xla
 from bench.training import Suite
 
-PEERS = {"loop": cnn_loop.train, "vmap": cnn_vmap.train, "grouped": cnn_grouped.train}
+PEERS = {"loop": cnn_loop.train, "vmap": cnn_vmap.train, "grouped": cnn_grouped.train, **xla.installed(cnn_jax.train)}
 SUITE = Suite("train_cnn", train_cnn, reference.train_cnn, PEERS, looped=2, checked=1)
 GOAL = 1.5
 CASES = [

@@ -14,10 +14,10 @@ from wsfast.reference import gru as reference
 from bench import peak
 from bench.contest import Contest, record
 from bench.names import Names
-from bench.peers import gru_bmm, gru_loop
+from bench.peers import gru_bmm, gru_jax, gru_loop, xla
 from bench.training import Suite
 
-PEERS = {"loop": gru_loop.train, "bmm": gru_bmm.train}
+PEERS = {"loop": gru_loop.train, "bmm": gru_bmm.train, **xla.installed(gru_jax.train)}
 SUITE = Suite("train_gru", train_gru, reference.train_gru, PEERS, looped=2, checked=2)
 GOAL = 4.0
 CASES = [Names(hidden=32, networks=128, steps=400), Names(hidden=128, networks=64, steps=150)]

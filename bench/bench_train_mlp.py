@@ -14,11 +14,11 @@ from wsfast.reference import mlp as reference
 
 from bench import peak
 from bench.contest import Contest, record
-from bench.peers import bmm, torch_loop, vmap
+from bench.peers import bmm, mlp_jax, torch_loop, vmap, xla
 from bench.problem import Problem
 from bench.training import Suite
 
-PEERS = {"loop": torch_loop.train, "vmap": vmap.train, "bmm": bmm.train}
+PEERS = {"loop": torch_loop.train, "vmap": vmap.train, "bmm": bmm.train, **xla.installed(mlp_jax.train)}
 SUITE = Suite("train_mlp", train_mlp, reference.train_mlp, PEERS, looped=8, checked=8)
 GOALS = {32: 4.0, 100: 1.5, 500: 1.5}
 CASES = [

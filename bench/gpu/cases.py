@@ -14,6 +14,8 @@ CNN = [
     ("grouped", "fp32"),
     ("grouped", "tf32"),
     ("vmap", "fp32"),
+    ("jax", "fp32"),
+    ("jax", "tf32"),
     ("graph", "fp32"),
     ("graph", "tf32"),
     ("loop", "fp32"),
@@ -67,7 +69,7 @@ LIMITS |= {name: case.limit for name, case in CONTEST.items()}
 
 def _tiny(d: int, width: int, batch: int) -> Case:
     size = Size(d, width, batch, networks=5, samples=16, epochs=2)
-    return Case(size, ALL, ("tf32x3", "tf32"), BIG, checked=3, seconds=0.01, rounds=2)
+    return Case(size, ALL, ("tf32x3", "tf32"), BIG, checked=3, seconds=0.05, rounds=2)
 
 
 SMOKE = {

@@ -1,4 +1,4 @@
-"""gru2 on single names: ours beside an nn.GRU loop and hand-written bmm under a CUDA graph, checked against float64.
+"""gru2 on single names: ours beside an nn.GRU loop, bmm by hand under a CUDA graph and JAX, all checked by float64.
 
 Peers start from ready weights and drawn names and are timed over their steps only; ours is the whole call: weights,
 draws, training, evaluation.
@@ -19,9 +19,10 @@ from bench.gpu.contest import judged, relative
 from bench.gpu.device import wall
 from bench.gpu.peers.peer import captured
 from bench.names import Names
-from bench.peers import gru_bmm, gru_loop
+from bench.peers import gru_bmm, gru_jax, gru_loop, xla
 
 OURS, BMM, LOOP = "wsfast", "bmm, padded names, CUDA graph", "loop of networks, nn.GRU"
+JAX = "JAX jit(vmap(scan)), padded names"
 SHORT = 4  # steps of the comparison with float64
 
 
@@ -64,30 +65,43 @@ class Bmm:
         for held, start in zip(self.state.held, self.problem.parameters, strict=True):
             held.copy_(start)
 
-    def run(self) -> torch.Tensor:
-        """The problem's steps, on from where the last run stopped: parameters [N, P]."""
+    def run(self) -> None:
+        """The problem's steps, on from where the last run stopped."""
         for k in range(self.problem.steps):
             self.call(self.problem.drawn[:, k : k + 1, None])
+
+    def parameters(self) -> torch.Tensor:
         return self.state.parameters()
+
+
+def peer(name: str, problem: Names) -> Bmm | gru_jax.Networks:
+    """All networks of the problem, ready to run."""
+    return Bmm(problem) if name == BMM else gru_jax.Networks(problem, torch.arange(problem.networks))
 
 
 def trained(name: str, problem: Names, networks: list[int]) -> np.ndarray:
     """These networks' parameters [n, P], trained beside all others but for the loop's."""
     if name == OURS:
         return ours.recurrent(problem, range(problem.networks))[networks]
-    chosen = torch.tensor(networks, device=problem.device)
-    return (gru_loop.train(problem, chosen) if name == LOOP else Bmm(problem).run()[chosen]).cpu().numpy()
+    if name == LOOP:
+        return gru_loop.train(problem, torch.tensor(networks)).cpu().numpy()
+    every = peer(name, problem)
+    every.run()
+    return every.parameters().cpu().numpy()[networks]
 
 
 def timed(name: str, case: Case, device: str) -> tuple[Callable[[], Any], int, int]:
-    """(what is timed, its networks, its steps)."""
+    """(what is timed, compiled by now; its networks, its steps)."""
     if name == OURS:
         whole = Names(case.hidden, case.networks, case.steps, case.samples, device=device)
         return partial(ours.recurrent, whole, range(case.networks)), case.networks, case.steps
     networks = case.few if name == LOOP else case.networks
     problem = Names(case.hidden, networks, case.peer_steps, case.samples, device=device)
-    call = partial(gru_loop.train, problem, torch.arange(networks)) if name == LOOP else Bmm(problem).run
-    return call, networks, case.peer_steps
+    if name == LOOP:
+        return partial(gru_loop.train, problem, torch.arange(networks)), networks, case.peer_steps
+    every = peer(name, problem)
+    every.run()
+    return every.run, networks, case.peer_steps
 
 
 @dataclass
@@ -127,7 +141,9 @@ def run(device: str, smoke: bool, ceilings: dict[str, Any]) -> list[dict[str, An
     case = SMOKE if smoke else CASE
     print(f"train_gru: {case}", flush=True)
     reason = ours.missing(device, "ieee")
+    no_jax = xla.missing(device)
     found = [Contender(LOOP, "fp32"), Contender(BMM, "fp32")]
+    found.append(Contender(JAX, "fp32", f"not measured: {no_jax}" if no_jax else "ok"))
     found.append(Contender(OURS, "ieee", f"not measured: {reason}" if reason else "ok"))
     arena, calls = Arena(case, device), {}
     for c in found:
