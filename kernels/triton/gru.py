@@ -123,7 +123,8 @@ class Population:
         for splits in self.names.splits[self.jobs[:, 0]].unbind(1):
             losses = torch.empty(self.n, dtype=torch.float64, device=self.device)
             hits = torch.empty(self.n, dtype=torch.int32, device=self.device)
-            self._launch(_show_gru_kernel, splits.contiguous(), losses, hits, self.memory, NAMES=TOGETHER)
+            own = splits.clone()  # one network's is contiguous as it is, but begins anywhere
+            self._launch(_show_gru_kernel, own, losses, hits, self.memory, NAMES=TOGETHER)
             counts = splits[:, 1] - splits[:, 0]
             found += [losses / counts, hits.double() / counts]
         return torch.stack(found, 1)
