@@ -14,6 +14,7 @@ import torch
 from . import philox
 from .chunks import Done, in_chunks
 from .configs import config
+from .population import packed
 from .recurrent import FIRST, ROW, _show_gru_kernel, _train_gru_kernel
 from .tiles import side
 
@@ -136,8 +137,8 @@ class Population:
             own = self.views[item]
             for axis, length in enumerate(shape, 1):
                 own = own.narrow(axis, 0, length)
-            parts.append(own.reshape(self.n, -1))
-        return torch.cat(parts, 1)
+            parts.append(own)
+        return packed(parts)
 
 
 def shapes(alphabet: int, hidden: int, classes: int) -> list[tuple[int, ...]]:
