@@ -353,5 +353,12 @@ def test_bad_input(device):
         cnn.train_cnn(x, tasks, JOBS, **rest | {"pools": [1], "shortcuts": [1]}, device=device)
     with pytest.raises(ValueError, match=r"4,194,304,000 numbers, the triton kernels take less than 2\^31"):
         plan.planned([3, 128, 2], [0.0], [1], [0], [0], [0], (3, 512, 500), 128, [None])
+    images = [3, 16, 2], [0.0], [1], [0]  # unpooled: 32 positions a program, 65,535 programs along a grid's second axis
+    with pytest.raises(ValueError, match=r"2,097,152 positions .*, the triton kernels take at most 2,097,120 \("):
+        plan.planned(*images, [0], [0], (3, 128, 128), 128, [None])
+    assert plan.planned(*images, [0], [0], (3, 128, 127), 128, [None])
+    assert plan.planned(*images, [1], [0], (3, 254, 255), 128, [None])
+    with pytest.raises(ValueError, match="2,113,536 positions"):
+        plan.planned(*images, [1], [0], (3, 256, 257), 128, [None])
     with pytest.raises(ValueError, match="no gate before BatchNorm"):
         plan.planned([3, 16, 2], [1.0], [1], [1], [0], [0], (3, 5, 5), 8, [torch.ones(16, 16)])

@@ -66,7 +66,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_networks_memory_is_foretold(case, monkeypatch):
-    """Also while its parameters are packed and those of the chunk before are on their way; only launches are left out."""
+    """Also while its parameters are packed and those of the chunk before are on their way; launches are left out."""
     module, train = CASES[case]
     monkeypatch.setattr(aot._Recorder, "note", lambda *arguments, **named: None)
     original, foretold, most = module.in_chunks, [], []

@@ -12,6 +12,8 @@ from .configs import wide
 from .images import columns
 from .population import ROW
 
+AXIS = 65_535  # programs along the second axis of a grid, by CUDA
+
 
 @dataclass
 class Unit:
@@ -128,5 +130,12 @@ def planned(sizes: Any, slopes: Any, strides: Any, norm_last: Any, pools: Any, s
         raise ValueError(
             f"{op}: a unit's batch of images has {most:,} numbers, the triton kernels take less than 2^31 "
             f"(a smaller batch_size)"
+        )
+    positions = max(batch_size * (u.rows // 4 if u.early else u.rows) for u in plan)
+    limit = AXIS * block("normal", plan[0].N, plan[0].N).tiles["BM"]
+    if positions > limit:
+        raise ValueError(
+            f"{op}: a batch of images has {positions:,} positions (windows, where the convolution pools), "
+            f"the triton kernels take at most {limit:,} (a smaller batch_size, or backend='numba')"
         )
     return plan
