@@ -2,6 +2,8 @@
 
 import inspect
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 from types import SimpleNamespace
@@ -12,6 +14,7 @@ import torch
 import triton  # noqa: F401 - now, as conftest.py set it up: a test below unsets TRITON_INTERPRET
 from wsfast.reference import cnn, mlp, philox
 
+from bench.gpu import __main__ as main
 from bench.gpu import cases, chains, contest, draws, headline, ours, page, pairs, recurrent, roofline, runner
 
 ODD = cases.SMOKE["smoke-odd"]
@@ -270,10 +273,87 @@ def test_a_crashed_case_is_tried_again_without_our_op(tmp_path, monkeypatch):
         better = [{**rows[0], "status": "not measured"}, {**rows[1], "status": "ok", "median": 1.0}]
         return {"rows": better if peers_only else rows}, ""
 
-    run = runner.everything(["ceilings", "mlp4"], "cuda", False, 5, tmp_path / "run.json", call)
+    run = runner.everything(["tests", "ceilings", "mlp4"], "cuda", False, 5, tmp_path / "run.json", call)
     assert calls == [("ceilings", False), ("mlp4", False), ("mlp4", True)]
     assert [r["status"] for r in run["rows"]] == ["FAILED: CUDA error", "ok"]
     assert runner.failures(run)[1:] == ["tests: FAILED: 3 failed"]
+
+
+def test_a_case_alone_is_put_among_the_earlier_ones(tmp_path, monkeypatch):
+    """And needs no ceilings of its own; the file keeps all else."""
+    out = tmp_path / "run.json"
+    monkeypatch.setattr(main.page, "run_text", lambda run: "")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["bench.gpu", "--out", str(out), *arguments])
+        with pytest.raises(SystemExit) as done:
+            main.main()
+        return done.value.code
+
+    def everything(order, *arguments, before=None):
+        calls.append(order)
+        return original(order, "cuda", False, 5, out, call, before=before)
+
+    def call(name, device, smoke, ceilings, peers_only, limit):
+        row = {"case": name, "family": "bmm", "precision": "fp32", "status": "ok", "median": len(calls)}
+        return ({"ceilings": CEILINGS} if name == "ceilings" else {} if name == "compile" else {"rows": [row]}), ""
+
+    original, calls = runner.everything, []
+    monkeypatch.setattr(runner, "everything", everything)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A Card")
+    assert run("--only", "mlp4", "plainnet5") == 0
+    assert run("--only", "mlp4") == 0
+    assert calls == [["compile", "ceilings", "mlp4", "plainnet5"], ["compile", "mlp4"]]
+    stored = json.loads(out.read_text())
+    assert {r["case"]: r["median"] for r in stored["rows"]} == {"mlp4": 2, "plainnet5": 1}
+    assert len(stored["rows"]) == 2
+    out.write_text(json.dumps({**stored, "commit": "another"}))
+    assert "was measured at commit another: name another with --out" in run("--only", "mlp4")
+
+
+def test_tests_that_take_too_long_tell_how_far_they_came():
+    command = [sys.executable, "-c", "import time; print('so far', flush=True); time.sleep(60)"]
+    assert runner.bounded(command, 2, stdout=subprocess.PIPE) == ("so far\n", "", "stopped after 2 s")
+
+
+KEYS = """
+import os, sys
+from pathlib import Path
+import torch
+import triton.compiler
+from triton.compiler.compiler import make_backend
+from triton.runtime.cache import get_cache_key
+from triton.runtime.jit import JITFunction
+torch.set_num_threads(1)
+seen = {}
+
+def note(src, target, options):
+    backend = make_backend(target)
+    seen[get_cache_key(src, backend, backend.parse_options(options), {})] = src.name, src.constants
+
+triton.compiler.compile = note
+from bench.gpu import __main__ as main
+from bench.gpu import cases, launches, runner
+from wsfast.kernels.triton import aot
+cases.ALL.clear(), cases.CNN.clear()   # no peers
+for launch in launches.needed(True):
+    aot.compile_for(launch, aot.TARGETS["sm_90"])
+compiled, launch = dict(seen), JITFunction.run
+seen.clear()
+JITFunction.run = lambda self, *given, grid, warmup, **named: launch(self, *given, grid=grid, warmup=True, **named)
+os.environ["TRITON_INTERPRET"] = "1"   # read already; now ours are called
+runner.everything(cases.SMOKE_ORDER, "cpu", True, 5, Path(sys.argv[1]), runner.inside)
+assert {name for name, _ in seen.values()} >= {"_first_kernel", "_convolve_kernel", "_dots_kernel", "_between_kernel"}
+missing = [seen[key] for key in seen.keys() - compiled.keys()]
+assert not missing, missing
+"""
+
+
+def test_what_is_launched_is_found_compiled(tmp_path):
+    """Triton's keys of all that a run launches, asked for by its own launch, are among those compiled before it."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", KEYS, tmp_path / "run.json"], env=env, check=True, timeout=300)
 
 
 def test_a_process_of_its_own_that_hangs_is_stopped():

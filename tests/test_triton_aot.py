@@ -18,34 +18,31 @@ assert names == {"_first_kernel", "_forward_kernel", "_last_kernel", "_gradient_
                  "_standardise_kernel", "_correlation_kernel", "_between_kernel", "_train_gru_kernel",
                  "_show_gru_kernel", "_gate_kernel", "_gate_gradient_kernel"}, names
 merged = next(l for l in launches if l.kernel == "_first_kernel" and dict(l.constants)["UPDATE"])
-found = aot.compile_launch(merged, "sm_90")
+found = aot.measured(merged, "sm_90")
 assert found["spilled"] == 0 and found["matrix"] > 0 and 0 < found["registers"] <= 255, found
 weight = next(l for l in launches if l.kernel == "_weight_kernel" and not dict(l.constants)["FIRST"])
-found = aot.compile_launch(weight, "sm_90")
+found = aot.measured(weight, "sm_90")
 assert found["spilled"] == 0 and found["matrix"] > 0, found
 dots = next(l for l in launches if l.kernel == "_dots_kernel")
-found = aot.compile_launch(dots, "sm_90")
+found = aot.measured(dots, "sm_90")
 assert found["spilled"] == 0 and found["matrix"] > 0, found
 tiles = next(l for l in launches if l.kernel == "_train_gru_kernel" and dict(l.constants)["H"] == 128)
-found = aot.compile_launch(tiles, "sm_90")   # three tiles of 128 x 128 in registers, and all else beside them
+found = aot.measured(tiles, "sm_90")   # three tiles of 128 x 128 in registers, and all else beside them
 assert found["spilled"] == 0 and found["registers"] > 192, found
 from dataclasses import replace
 greedy = replace(merged, constants=tuple({**dict(merged.constants), "BK": 64, "BN": 128}.items()), warps=4)
-assert aot.compile_launch(greedy, "sm_80")["spilled"] > 0   # the gate sees a spill
+found = aot.measured(greedy, "sm_80")
+assert found["spilled"] > 0 and aot.fault(found, "sm_80") == "SPILLS", found
+found = aot.measured(replace(dots, stages=16), "sm_90")   # 16 x 2 tiles of 128 x 16 numbers
+assert found["shared"] > 232448 and aot.fault(found, "sm_90") == "TOO MUCH SHARED MEMORY", found
 """
 
 ORDER = """
 import re
-import torch, triton
-from triton.compiler import ASTSource
-from wsfast.kernels.triton import aot, grams
+from wsfast.kernels.triton import aot
 for precision, sums in (("tf32x3", 1), ("tf32", 0)):
-    launches = aot.shipped(hip=False, precisions=(precision,))
-    launch = next(l for l in launches if l.kernel == "_dots_kernel")
-    names = [name for name, _ in launch.signature]
-    constants = {(names.index(name),): value for name, value in launch.constants}
-    source = ASTSource(fn=grams._dots_kernel, signature=dict(launch.signature), constexprs=constants)
-    text = triton.compile(source, target=aot.TARGETS["sm_90"], options={"num_warps": 8, "num_stages": 3}).asm["ttir"]
+    launch = next(l for l in aot.shipped(hip=False, precisions=(precision,)) if l.kernel == "_dots_kernel")
+    text = aot.compile_for(launch, aot.TARGETS["sm_90"]).asm["ttir"]
     begins = re.findall(r"tt\\.dot %\\w+, %\\w+, %(\\w+)", text)
     zero = [name for name in begins if name.startswith("cst")]
     assert len(begins) == 1 + 2 * sums and len(zero) == 1 + sums, text

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from wsfast.kernels.triton import batchnorm, chunks, cnn, figlu, plan
+from wsfast.kernels.triton import batchnorm, cnn, figlu, plan
 from wsfast.kernels.triton.images import Images
 from wsfast.kernels.triton.pooling import _pool_kernel, _unpool_kernel
 from wsfast.kernels.triton.population import FREE
@@ -319,29 +319,6 @@ def test_memory_that_runs_out_halves_the_chunk(device, monkeypatch):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.parametrize("name", ["resnet5", "plainnet5-sigma"])
-def test_a_networks_memory_is_foretold(name, device, monkeypatch):
-    """What a chunk's tensors take, against the formula that chunks are cut by."""
-    taken = []
-    original = cnn.Population.train
-
-    def measured(self, tick):
-        tensors = [v for v in vars(self).values() if isinstance(v, torch.Tensor)]
-        tensors += [*self.tops, *self.outputs, *(t for split in self.splits for t in split)]
-        tensors += [v for net in self.nets for b in net for v in vars(b).values() if isinstance(v, torch.Tensor)]
-        tensors += [b for gate in self.gates if gate for b in (gate.y, gate.s, gate.same)]
-        taken.append(sum({t.data_ptr(): t.nbytes for t in tensors}.values()) / self.n)
-        return original(self, tick)
-
-    monkeypatch.setattr(cnn.Population, "train", measured)
-    foretold = []
-    whole = chunks.in_chunks
-    monkeypatch.setattr(cnn, "in_chunks", lambda *a: foretold.append(a[3]) or whole(*a))
-    net, x, tasks, rest = problem(name)
-    cnn.train_cnn(x, tasks, JOBS, **rest | {"lr": rest["lr"][:0]}, device=device, gates=gates(net))
-    assert taken[0] <= foretold[0] <= 1.5 * taken[0]
-
-
 def test_generate_agrees_with_the_cpu(device):
     rng = np.random.default_rng(5)
     y = np.arange(12) % 2
@@ -376,5 +353,12 @@ def test_bad_input(device):
         cnn.train_cnn(x, tasks, JOBS, **rest | {"pools": [1], "shortcuts": [1]}, device=device)
     with pytest.raises(ValueError, match=r"4,194,304,000 numbers, the triton kernels take less than 2\^31"):
         plan.planned([3, 128, 2], [0.0], [1], [0], [0], [0], (3, 512, 500), 128, [None])
+    images = [3, 16, 2], [0.0], [1], [0]  # unpooled: 32 positions a program, 65,535 programs along a grid's second axis
+    with pytest.raises(ValueError, match=r"2,097,152 positions .*, the triton kernels take at most 2,097,120 \("):
+        plan.planned(*images, [0], [0], (3, 128, 128), 128, [None])
+    assert plan.planned(*images, [0], [0], (3, 128, 127), 128, [None])
+    assert plan.planned(*images, [1], [0], (3, 254, 255), 128, [None])
+    with pytest.raises(ValueError, match="2,113,536 positions"):
+        plan.planned(*images, [1], [0], (3, 256, 257), 128, [None])
     with pytest.raises(ValueError, match="no gate before BatchNorm"):
         plan.planned([3, 16, 2], [1.0], [1], [1], [0], [0], (3, 5, 5), 8, [torch.ones(16, 16)])

@@ -97,6 +97,15 @@ def test_a_tensor_is_as_good_as_an_array(device):
     assert torch.equal(gram.chain_gram(gram.host(got)), gram.chain_gram(got))
 
 
+def test_a_tensor_that_begins_anywhere_is_aligned_first(device):
+    """Else other loads are compiled for it than for the same numbers elsewhere."""
+    x = torch.arange(17.0, device=device)
+    for shifted in (x[1:], x[1:].double(), x[:16], x[1:].cpu().numpy()):
+        assert gram._tensor(shifted).data_ptr() % 16 == 0
+        np.testing.assert_array_equal(gram.host(gram._tensor(shifted)), gram.host(shifted))
+    assert gram._tensor(x[4:]).data_ptr() == x[4:].data_ptr()
+
+
 def test_a_dead_unit_stays_zero():
     x = [np.random.default_rng(3).standard_normal((2, 5, 4)).astype(np.float32), np.ones((2, 4, 3), np.float32)]
     x[0][:, 2], x[1][:, :, 1] = 0, 0

@@ -277,6 +277,24 @@ def test_a_failing_device_names_the_networks(device, monkeypatch):
         mlp.train_mlp(x, tasks, JOBS, **rest, device=device, chunk=1)
 
 
+@pytest.mark.parametrize("error", [RuntimeError, torch.OutOfMemoryError, KeyboardInterrupt])
+def test_what_was_finished_before_a_failure_comes_first(error, device, monkeypatch):
+    x, tasks, rest = problem(**CASES["one program"])
+    whole, original = mlp.train_mlp(x, tasks, JOBS, **rest, device=device)[0], mlp.Population.train
+
+    def broken(self, tick):
+        if self.jobs[0].tolist() == list(JOBS[2]):
+            raise error("broken")
+        return original(self, tick)
+
+    monkeypatch.setattr(mlp.Population, "train", broken)
+    told = error if error is KeyboardInterrupt else RuntimeError
+    kept = []
+    with pytest.raises(told, match=r"^broken" if error is KeyboardInterrupt else r"train_mlp: networks 2\.\.2: broken"):
+        kept += mlp.train_chunks(x, tasks, JOBS, **rest, device=device, chunk=1)
+    np.testing.assert_array_equal(np.concatenate([done.parameters for done in kept]), whole[:2])
+
+
 def test_ctrl_c_keeps_what_is_finished(four_tasks, device, monkeypatch):
     original = mlp.Population.evaluate
 

@@ -11,7 +11,7 @@ JOBS = [(0, 0), (3, 5), (49, 99)]
 def test_streams_are_the_same_bits(seed, device):
     jobs, key = torch.tensor(JOBS, device=device), compiled.key(seed, device)
     words = compiled.words(1001, philox.ORDER, 4, jobs, key).cpu().numpy()
-    start = torch.full((3, 16, 32), torch.nan, device=device)
+    start = torch.full((3, 48, 64), torch.nan, device=device)  # three programs a network
     compiled.initial_weight(start, 7, 19, float(np.float32(1 / np.sqrt(7))), 3, jobs, key)
     start = start.cpu().double().numpy()
     for i, job in enumerate(JOBS):

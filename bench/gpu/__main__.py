@@ -17,7 +17,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=8, help="no case starts or goes on after so many minutes")
     parser.add_argument("--quick", action="store_true", help="without the headline and the second half of the cases")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU: does the script work?")
-    parser.add_argument("--only", nargs="+", choices=cases.ORDER, help="the ceilings and these cases")
+    parser.add_argument("--only", nargs="+", choices=cases.ORDER, help="these cases, the file's others being kept")
     parser.add_argument("--page", action="store_true", help="only make GPU.md again")
     for name in ("--case", "--given", "--part"):  # one case in a process of its own
         parser.add_argument(name, help=argparse.SUPPRESS)
@@ -37,6 +37,18 @@ def one(options: argparse.Namespace, device: str) -> None:
     save(runner.work(options.case, device, options.smoke, ceilings, options.peers_only, save))
 
 
+def earlier(out: Path) -> runner.Part | None:
+    """The run in this file, if it is one of this commit."""
+    from wsfast import provenance
+
+    if not out.is_file():
+        return None
+    run, now = json.loads(out.read_text()), provenance.commit()
+    if (run["commit"] or "").rstrip("+") != (now or "").rstrip("+"):  # the page that it made is a change, too
+        sys.exit(f"bench.gpu: {out} was measured at commit {run['commit']}: name another with --out, or remove it")
+    return run
+
+
 def main() -> None:
     options = parse()
     if options.page:
@@ -54,13 +66,16 @@ def main() -> None:
         return
     order = cases.SMOKE_ORDER if options.smoke else cases.ORDER
     if options.quick:
-        order = [name for name in order[:5] if name != "headline"]
-    if options.only:
-        order = [name for name in order if name in ("ceilings", *options.only)]
+        order = [name for name in order[:7] if name != "headline"]
     card = "cpu" if options.smoke else re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower())
     default = page.RESULTS / f"gpu-{date.today()}-{card}.json"
     out = options.out or (Path("/dev/null") if options.smoke else default)
-    run = runner.everything(order, device, options.smoke, options.minutes, out)
+    before = None
+    if options.only:
+        before = earlier(out)
+        first = ["compile"] if before and before["ceilings"] else cases.FIRST
+        order = [name for name in order if name in (*first, *options.only)]
+    run = runner.everything(order, device, options.smoke, options.minutes, out, before=before)
     print(page.run_text(run))
     if out.resolve().parent == page.RESULTS:
         page.write()

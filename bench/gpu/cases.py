@@ -62,8 +62,10 @@ CONTEST = {
     "small-32-128": _small(32, 128),
     "small-128-32": _small(128, 32),
 }
-ORDER = ["ceilings", "mlp4", "headline", "chains", "recurrent", "pairs", *list(CONTEST)[1:]]
-LIMITS = {"ceilings": 60.0, "headline": 150.0, "chains": 90.0, "recurrent": 120.0, "pairs": 120.0}
+FIRST = ["compile", "ceilings"]  # what the others need
+ORDER = ["tests", *FIRST, "mlp4", "headline", "chains", "recurrent", "pairs", *list(CONTEST)[1:]]
+LIMITS = {"tests": 180.0, "compile": 90.0, "ceilings": 60.0}
+LIMITS |= {"headline": 150.0, "chains": 90.0, "recurrent": 120.0, "pairs": 120.0}
 LIMITS |= {name: case.limit for name, case in CONTEST.items()}
 
 

@@ -170,6 +170,10 @@ def run_text(run: dict[str, Any]) -> str:
     packages = ", ".join(f"{k} {v}" for k, v in run["versions"].items())
     text = f"\n## {run['gpu'].get('name', 'no GPU')}, {run['time'][:10]}\n\n"
     text += f"Commit {run['commit']}; {packages}; host {run['device']}.\n"
+    if "tests" in run:
+        text += f"Tests of the kernels: {run['tests'].strip().splitlines()[-1].strip('= ')}.\n"
+    if "compile" in run:
+        text += "Before the cases {launches} launches were compiled, in {seconds:.0f} s.\n".format(**run["compile"])
     if run["ceilings"]:
         text += f"{ceilings(run['ceilings'])}\n\n{headline(run['headline'])}\n{tables(run['rows'])}"
         text += chain_tables(run.get("chains", []) + run.get("pairs", [])) + gru_table(run.get("recurrent", []))

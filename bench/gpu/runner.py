@@ -1,6 +1,8 @@
 """Cases one after the other, each in a process of its own: one that crashes or hangs costs its own rows only."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -19,8 +21,10 @@ SINGLE = "chains", "pairs", "recurrent"  # cases that are not a contest of train
 def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, save: Save) -> Part:
     """One case in this process."""
     from bench.gpu import ceilings as top
-    from bench.gpu import chains, contest, headline, pairs, recurrent
+    from bench.gpu import chains, contest, headline, launches, pairs, recurrent
 
+    if name == "compile":
+        return {"compile": launches.compile_all(smoke)}
     if name == "ceilings":
         from bench.gpu.device import describe
 
@@ -38,6 +42,22 @@ def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, 
     return {"rows": rows}
 
 
+def bounded(command: list[str], limit: float, **pipes: Any) -> tuple[str, str, str]:
+    """(stdout, stderr, why it was no success or "") of a command; at the limit it is ended with its own processes."""
+    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
+        wrong = ""
+        try:
+            out, err = process.communicate(timeout=limit)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            out, err = process.communicate()
+            wrong = f"stopped after {limit:.0f} s"
+        except BaseException:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
+    return out or "", err or "", wrong or (f"the process ended with {process.returncode}" if process.returncode else "")
+
+
 def child(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, limit: float) -> tuple[Part, str]:
     """(what the case left, what went wrong or "") of one case in a process of its own."""
     with tempfile.TemporaryDirectory() as folder:
@@ -46,14 +66,10 @@ def child(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool,
         given.write_text(json.dumps(ceilings))
         command = [sys.executable, "-m", "bench.gpu", "--case", name, "--given", str(given), "--part", str(part)]
         command += ["--smoke"] * smoke + ["--peers-only"] * peers_only
-        wrong = ""
-        try:
-            done = subprocess.run(command, timeout=limit, stderr=subprocess.PIPE, text=True)
-            print(done.stderr, end="", file=sys.stderr)
-            said = (done.stderr.strip().splitlines() or [""])[-1]
-            wrong = f"the process ended with {done.returncode}: {said[:600]}" if done.returncode else ""
-        except subprocess.TimeoutExpired:
-            wrong = f"stopped after {limit:.0f} s"
+        _, err, wrong = bounded(command, limit, stderr=subprocess.PIPE)
+        print(err, end="", file=sys.stderr)
+        if wrong and err:
+            wrong += f": {err.strip().splitlines()[-1][:600]}"
         return (json.loads(part.read_text()) if part.exists() else {}), wrong
 
 
@@ -82,40 +98,43 @@ def failures(run: Part) -> list[str]:
 
 
 def kernel_tests(limit: float) -> str:
-    """The last lines of the tests of every Triton kernel on this machine's GPU."""
+    """The last lines of the tests of every Triton kernel on this machine's GPU, on all cores: most is compiling."""
     files = sorted(str(f) for f in Path("tests").glob("test_triton_*.py"))
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--numprocesses=auto"]
     print("tests:", *files, flush=True)
-    try:
-        said = subprocess.run(command, capture_output=True, text=True, timeout=limit)
-    except subprocess.TimeoutExpired:
-        return f"FAILED: not done after {limit:.0f} s"
-    tail = said.stdout[-2000:]
-    print(tail, flush=True)
-    return tail if said.returncode == 0 else f"FAILED: {tail}"
+    said, _, wrong = bounded([*command, "--dist=worksteal", *files], limit, stdout=subprocess.PIPE)
+    print(said[-2000:], flush=True)
+    return f"FAILED: {said[-2000:]}\n{wrong}" if wrong else said[-2000:]
 
 
 def everything(
-    order: list[str], device: str, smoke: bool, minutes: float, out: Path, call: Callable[..., Any] = child
+    order: list[str],
+    device: str,
+    smoke: bool,
+    minutes: float,
+    out: Path,
+    call: Callable[..., Any] = child,
+    before: Part | None = None,
 ) -> Part:
-    """The whole run, written to `out` after every case."""
+    """The whole run, written to `out` after every case. before: a run whose other cases are kept."""
     from wsfast import provenance
 
     began = time.monotonic()
     run: Part = {**provenance.record(), "gpu": {}, "smoke": smoke, "ceilings": {}, "rows": [], "headline": {}}
-    run["wrong"] = {}
+    run |= {"wrong": {}, "minutes": 0.0, **(before or {})}
+    spent = run["minutes"]
     out.parent.mkdir(parents=True, exist_ok=True)
-
-    if device == "cuda":
-        run["tests"] = kernel_tests(60 * minutes / 2)
 
     def left() -> float:
         return 60 * minutes - (time.monotonic() - began)
 
     for name in order:
+        run["wrong"].pop(name, None)
         if left() < 20:
             run["wrong"][name] = "not measured: out of time"
-        elif name != "ceilings" and not run["ceilings"]:
+        elif name == "tests":
+            run["tests"] = kernel_tests(min(left(), cases.LIMITS[name]))
+        elif name not in ("compile", "ceilings") and not run["ceilings"]:
             run["wrong"][name] = "not measured: no ceilings"
         else:
             limit = min(left(), cases.LIMITS.get(name, 120.0))
@@ -126,8 +145,8 @@ def everything(
                 part = {"rows": (own(part) or own(again)) + peers}
             if wrong:
                 run["wrong"][name] = wrong
-            run["rows"] += part.pop("rows", [])
+            run["rows"] = [r for r in run["rows"] if r["case"] != name] + part.pop("rows", [])
             run |= part
-        run["minutes"] = (time.monotonic() - began) / 60
+        run["minutes"] = spent + (time.monotonic() - began) / 60
         out.write_text(json.dumps(run, indent=1) + "\n")
     return run

@@ -1,7 +1,8 @@
 """python -m wsfast.kernels.triton.aot: compile every shipped launch for four kinds of GPU, without having one.
 
-The launches are recorded from the launcher itself, so what is compiled is what runs. On the CUDA targets any spill or
-access to local memory fails.
+The launches are recorded from the launcher itself and compiled by Triton's own launch, so what is compiled is what
+runs, and is found in Triton's cache when it does. More shared memory than a program of the target can have fails, and
+on the CUDA targets any spill or access to local memory.
 """
 
 import argparse
@@ -9,19 +10,22 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from multiprocessing import get_context
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
+from triton.runtime import driver
 
 from . import (
     batchnorm,
@@ -69,16 +73,7 @@ TARGETS = {
     "sm_100": GPUTarget("cuda", 100, 32),
     "gfx942": GPUTarget("hip", "gfx942", 64),
 }
-TYPES = {
-    torch.float32: "*fp32",
-    torch.float64: "*fp64",
-    torch.bfloat16: "*bf16",
-    torch.uint8: "*u8",
-    torch.int32: "*i32",
-    torch.int64: "*i64",
-    int: "i32",
-    float: "fp32",
-}
+SHARED = {"sm_80": 166912, "sm_90": 232448, "sm_100": 232448, "gfx942": 65536}  # bytes that a program has at most
 NETWORKS = {  # input, hidden widths, classes, batch sizes
     "mlp4-3072": (3072, (500,) * 3, 2, (128,)),
     "mlp4-12288": (12288, (500,) * 3, 2, (128,)),
@@ -94,7 +89,7 @@ CONVOLUTIONAL: dict[str, tuple[Any, ...]] = {  # strides, pools, shortcuts, gate
     "resnet5": ([1, 2, 2, 2], [0] * 4, [0, 1, 1, 1], False, ("tf32", "ieee")),  # the defaults: compiling takes long
     "plainnet5-sigma": ([1] * 4, [1] * 4, [0] * 4, True, ("tf32", "ieee")),
 }
-RECURRENT = {"gru2-128": 128, "gru2-64": 64, "gru2-32": 32, "gru2-16": 16}  # hidden units
+RECURRENT = (128, 64, 32, 16)  # hidden units of a gru2
 CHAINS: dict[str, list[tuple[int, ...]]] = {  # weights of a chain, input first
     "mlp4-3072": [(3072, 500), (500, 500), (500, 500)],
     "mlp4-12288": [(12288, 500)],
@@ -109,11 +104,14 @@ COLUMNS = ("registers", "shared", "spilled", "matrix")
 
 @dataclass(frozen=True)
 class Launch:
-    """One compilation: the kernel's module and name, its signature, constants and options, as hashable pairs."""
+    """One compilation: the kernel's module and name, its arguments and constants as hashable pairs, its options.
+
+    arguments: of a tensor the dtype, of a number whose value changes nothing its type's zero.
+    """
 
     module: str
     kernel: str
-    signature: tuple[tuple[str, str], ...]
+    arguments: tuple[tuple[str, Any], ...]
     constants: tuple[tuple[str, Any], ...]
     warps: int
     stages: int
@@ -127,50 +125,61 @@ class Launch:
 class _Recorder:
     """Stands for a kernel: notes a launch instead of making it."""
 
-    def __init__(self, kernel: Any, found: dict[Launch, str], network: str) -> None:
-        self.kernel, self.found, self.network = kernel, found, network
+    def __init__(self, kernel: Any, found: dict[Launch, None]) -> None:
+        self.kernel, self.found = kernel, found
 
     def __getitem__(self, grid: Any) -> Any:
         return self.note
 
     def note(self, *arguments: Any, num_warps: int = 4, num_stages: int = 3, **named: Any) -> None:
         values = {**dict(zip(self.kernel.arg_names, arguments, strict=False)), **named}
-        constants = {p.name: values[p.name] for p in self.kernel.params if p.is_constexpr}
-        signature = {
-            n: "constexpr" if n in constants else TYPES[v.dtype if isinstance(v, torch.Tensor) else type(v)]
-            for n, v in ((n, values[n]) for n in self.kernel.arg_names)
-        }
-        launch = Launch(self.kernel.fn.__module__, self.kernel.fn.__name__, tuple(signature.items()),
-                        tuple(constants.items()), num_warps, num_stages)  # fmt: skip
-        self.found.setdefault(launch, self.network)
+        pairs: tuple[list[tuple[str, Any]], list[tuple[str, Any]]] = [], []
+        for p in self.kernel.params:
+            value = values[p.name]
+            if isinstance(value, torch.Tensor):
+                if value.data_ptr() % 16:
+                    raise ValueError(f"{self.kernel.fn.__name__}: {p.name} does not begin at a multiple of 16 bytes")
+                value = value.dtype
+            elif not p.is_constexpr and (p.do_not_specialize or isinstance(value, float)):
+                value = type(value)()
+            pairs[p.is_constexpr].append((p.name, value))
+        where = self.kernel.fn.__module__, self.kernel.fn.__name__
+        self.found[Launch(*where, tuple(pairs[0]), tuple(pairs[1]), num_warps, num_stages)] = None
 
 
-def shipped(hip: bool, precisions: tuple[str, ...]) -> dict[Launch, str]:
-    """Every launch that NETWORKS' training, evaluation and lines, the chain features of CHAINS and the correlations
-    of UNITS make, and who makes it."""
-    found: dict[Launch, str] = {}
+@contextmanager
+def recorded(hip: bool) -> Iterator[dict[Launch, None]]:
+    """Meanwhile launches are not made, but noted here, and what is launched for each tile is for one only."""
+    found: dict[Launch, None] = {}
     modules = (correlation, interpolate, mlp, cnn, gru, philox, gram, population)
-    replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}  # every tile is launched alike
+    replaced = {"hip": lambda: hip, "_lower_tiles": lambda D: [(0, 0)]}
     originals = [
         (m, {k: v for k, v in vars(m).items() if re.fullmatch(r"_\w+_kernel|hip|_lower_tiles", k)}) for m in modules
     ]
-    walks = [(name, partial(_walk_all, name, *network)) for name, network in NETWORKS.items()]
-    walks += [(name, partial(_walk_cnn, *declared)) for name, declared in CONVOLUTIONAL.items()]
-    walks += [(name, partial(_walk_recurrent, hidden)) for name, hidden in RECURRENT.items()]
-    walks += [(name, partial(_walk_chain, weights)) for name, weights in CHAINS.items()]
-    walks += [(name, partial(_walk_units, *units)) for name, units in UNITS.items()]
     try:
-        for name, walk in walks:
-            for module, own in originals:
-                for k, value in own.items():
-                    setattr(module, k, replaced.get(k) or _Recorder(value, found, name))
-            for precision in precisions:
-                walk(precision)
+        for module, own in originals:
+            for k, value in own.items():
+                setattr(module, k, replaced.get(k) or _Recorder(value, found))
+        yield found
     finally:
         for module, own in originals:
             for k, value in own.items():
                 setattr(module, k, value)
-    return found
+
+
+def shipped(hip: bool, precisions: tuple[str, ...]) -> list[Launch]:
+    """Every launch that NETWORKS' training, evaluation and lines, the chain features of CHAINS and the correlations
+    of UNITS make."""
+    walks = [partial(_walk_all, name, *network) for name, network in NETWORKS.items()]
+    walks += [partial(_walk_cnn, *declared) for declared in CONVOLUTIONAL.values()]
+    walks += [partial(_walk_recurrent, hidden) for hidden in RECURRENT]
+    walks += [partial(_walk_chain, weights) for weights in CHAINS.values()]
+    walks += [partial(_walk_units, *units) for units in UNITS.values()]
+    with recorded(hip) as found:
+        for walk in walks:
+            for precision in precisions:
+                walk(precision)
+    return list(found)
 
 
 def _walk_chain(weights: list[tuple[int, ...]], precision: str) -> None:
@@ -240,24 +249,46 @@ def _walk_cnn(strides: list[int], pools: list[int], shortcuts: list[int], gated:
                           precision, "cpu", gates=gates))  # fmt: skip
 
 
-def compile_launch(launch: Launch, target: str) -> dict[str, Any]:
-    """Registers, shared memory (bytes), spilled (bytes) and matrix instructions of one launch on one target."""
+def compile_for(launch: Launch, target: GPUTarget) -> Any:
+    """Triton's compiled kernel, as a launch on such a card compiles it or finds it in the cache.
+
+    From now on this process' launches are compiled for that card.
+    """
     kernel = vars({m.__name__: m for m in MODULES}[launch.module])[launch.kernel]
-    names = [name for name, _ in launch.signature]
-    aligned = {(i,): [["tt.divisibility", 16]] for i, (_, kind) in enumerate(launch.signature) if kind[0] == "*"}
-    constants = {(names.index(name),): value for name, value in launch.constants}
-    source = ASTSource(fn=kernel, signature=dict(launch.signature), constexprs=constants, attrs=aligned)
-    options = {"num_warps": launch.warps, "num_stages": launch.stages}
-    compiled = triton.compile(source, target=TARGETS[target], options=options)
+    driver.set_active(
+        SimpleNamespace(
+            get_current_device=lambda: target, get_current_stream=lambda device: 0, get_current_target=lambda: target
+        )
+    )
+    values = {**dict(launch.arguments), **dict(launch.constants)}
+    arguments = [values[name] for name in kernel.arg_names]
+    return kernel.warmup(*arguments, grid=(1,), num_warps=launch.warps, num_stages=launch.stages)
+
+
+def fill_cache(launch: Launch, target: GPUTarget) -> None:
+    """For another process to find."""
+    compile_for(launch, target)
+
+
+def measured(launch: Launch, target: str) -> dict[str, Any]:
+    """Registers, shared memory (bytes), spilled (bytes) and matrix instructions of one launch on one target."""
+    kernel = compile_for(launch, TARGETS[target])
     if target.startswith("sm"):
-        return {"shared": compiled.metadata.shared, **_cuda(compiled.asm)}
-    text = compiled.asm["amdgcn"]
+        return {"shared": kernel.metadata.shared, **_cuda(kernel.asm)}
+    text = kernel.asm["amdgcn"]
 
     def field(name: str) -> int:
         return int(re.findall(rf"\.{name}:\s+(\d+)", text)[0])
 
-    return {"registers": field("vgpr_count"), "shared": compiled.metadata.shared,
+    return {"registers": field("vgpr_count"), "shared": kernel.metadata.shared,
             "spilled": field("private_segment_fixed_size"), "matrix": len(re.findall("v_mfma", text))}  # fmt: skip
+
+
+def fault(found: dict[str, Any], target: str) -> str:
+    """What of `measured` must not be; "" where all is well."""
+    if found["spilled"] and target.startswith("sm"):
+        return "SPILLS"
+    return "TOO MUCH SHARED MEMORY" if found["shared"] > SHARED[target] else ""
 
 
 def _cuda(asm: dict[str, Any]) -> dict[str, int]:
@@ -275,42 +306,41 @@ def _cuda(asm: dict[str, Any]) -> dict[str, int]:
     return {"registers": registers, "spilled": stack + local, "matrix": matrix}
 
 
-def _one(job: tuple[Launch, str]) -> tuple[Launch, str, dict[str, Any] | str]:
+def _told(call: Callable[..., Any], job: tuple[Launch, Any]) -> Any:
     try:
-        return *job, compile_launch(*job)
+        return call(*job)
     except Exception as error:  # reported by the caller, as a failure
-        return *job, f"{type(error).__name__}: {str(error)[-300:]}"
+        return f"{type(error).__name__}: {str(error)[-300:]}"
 
 
-def compiled(targets: list[str]) -> Iterator[tuple[Launch, str, dict[str, Any] | str]]:
-    """Compile all shipped launches for the targets, on all cores."""
-    jobs = []
-    for target in targets:
-        hip = target.startswith("gfx")
-        jobs += [(launch, target) for launch in shipped(hip, ("ieee", "bf16") if hip else ("tf32x3", "tf32", "bf16"))]
-    with ProcessPoolExecutor() as pool:
-        yield from pool.map(_one, jobs, chunksize=4)
+def each(call: Callable[..., Any], jobs: list[tuple[Launch, Any]]) -> Iterator[Any]:
+    """call(launch, target) of every job on all cores, in order; a string where it failed."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:  # no threads, no CUDA of this process
+        yield from pool.map(partial(_told, call), jobs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m wsfast.kernels.triton.aot", description=__doc__)
     parser.add_argument("targets", nargs="*", default=list(TARGETS), help=f"of {', '.join(TARGETS)}; all by default")
     options = parser.parse_args()
-    bad = count = 0
+    jobs = []
+    for target in options.targets:
+        hip = target.startswith("gfx")
+        jobs += [(launch, target) for launch in shipped(hip, ("ieee", "bf16") if hip else ("tf32x3", "tf32", "bf16"))]
     print(
         f"triton {triton.__version__}\n{'target':7} {'registers':>9} {'shared':>7} {'spilled':>7} {'matrix':>6}  kernel"
     )
-    for launch, target, found in compiled(options.targets):
-        count += 1
+    bad = 0
+    for (launch, target), found in zip(jobs, each(measured, jobs), strict=True):
         if isinstance(found, str):
             bad += 1
             print(f"{target:7} FAILED {launch}: {found}")
             continue
-        wrong = found["spilled"] > 0 and target.startswith("sm")
-        bad += wrong
+        wrong = fault(found, target)
+        bad += bool(wrong)
         numbers = " ".join(f"{found[c]:>{max(len(c), w)}}" for c, w in zip(COLUMNS, (9, 7, 7, 6), strict=True))
-        print(f"{target:7} {numbers}  {launch}{'   SPILLS' if wrong else ''}", flush=True)
-    print(f"{count} compilations, {bad} bad")
+        print(f"{target:7} {numbers}  {launch}{'   ' + wrong if wrong else ''}", flush=True)
+    print(f"{len(jobs)} compilations, {bad} bad")
     sys.exit(bad > 0)
 
 

@@ -44,7 +44,8 @@ def in_chunks(op: str, train: Callable[[slice], list[torch.Tensor]], n: int, eac
 
     train(some) gives parameters, curves and records of networks some.start .. some.stop on the device. chunk: networks
     at a time, what fits the free memory where None; halved when memory runs out. into: float32 [n, P] to put the
-    parameters in. RuntimeError names the networks in work when the device fails.
+    parameters in. RuntimeError names the networks in work when the device fails, or is too small for one; the chunk
+    before comes first, as it does before a KeyboardInterrupt.
     """
     chunk = chunk or fitting(n, each, device)
     first, waiting = 0, None
@@ -52,18 +53,16 @@ def in_chunks(op: str, train: Callable[[slice], list[torch.Tensor]], n: int, eac
         some = slice(first, min(first + chunk, n))
         try:
             done = _Copy(op, first, train(some), into)
-        except torch.OutOfMemoryError:
-            if chunk == 1:
-                raise
-            chunk //= 2
-            torch.cuda.empty_cache()
-            continue
-        except KeyboardInterrupt:
+        except (RuntimeError, KeyboardInterrupt) as error:
+            if isinstance(error, torch.OutOfMemoryError) and chunk > 1:
+                chunk //= 2
+                torch.cuda.empty_cache()
+                continue
             if waiting is not None:
                 yield waiting.wait()
+            if isinstance(error, RuntimeError):
+                raise _failed(op, some.start, some.stop - some.start, error) from error
             raise
-        except RuntimeError as error:
-            raise _failed(op, some.start, some.stop - some.start, error) from error
         if waiting is not None:
             yield waiting.wait()
         waiting, first = done, some.stop

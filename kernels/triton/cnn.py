@@ -26,7 +26,7 @@ from .layers import _gradient_kernel, _last_kernel, _update_kernel
 from .meanpool import _mean_kernel, _spread_kernel
 from .plan import Unit, bytes_per_network, most_gated, parts, planned
 from .pooling import _pool_kernel, _unpool_kernel
-from .population import FREE, Fixed, Jobs, Task, hip, most_rows, schedules, settled
+from .population import FREE, Fixed, Jobs, Task, hip, most_rows, packed, schedules, settled
 
 
 def default_precision() -> str:
@@ -306,7 +306,7 @@ class Population(population.Population):
 
     def parameters(self) -> torch.Tensor:
         """Every network's parameters in the declaration's order: float32 [n, P]."""
-        return torch.cat([p.reshape(self.n, -1) for p in self._views()], 1)
+        return packed(self._views())
 
     def load(self, parameters: torch.Tensor) -> None:
         """Put there what `parameters` gives."""

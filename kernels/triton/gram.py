@@ -36,10 +36,11 @@ def host(x: Any) -> np.ndarray:
 
 
 def _tensor(x: Any) -> torch.Tensor:
-    """float32 and contiguous on the device; a tensor stays on its own."""
-    if isinstance(x, torch.Tensor):
-        return x.float().contiguous()
-    return torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device())
+    """float32 and contiguous on the device, a tensor on its own; it begins aligned, as kernels are compiled for."""
+    if not isinstance(x, torch.Tensor):
+        x = torch.from_numpy(np.ascontiguousarray(x, np.float32)).to(device())
+    x = x.float().contiguous()
+    return x.clone() if x.data_ptr() % 16 else x
 
 
 def _factors(op: str, x: Any) -> torch.Tensor:
@@ -73,8 +74,8 @@ def chain_factor(
 ) -> torch.Tensor:
     """As `wsfast.reference.gram.chain_factor`, of NumPy arrays or tensors: float32 [N, d, r] on the device.
 
-    A plain chain 1 of a float32 tensor on the device is a view of it. precision: "tf32x3" (float32-grade, the default
-    on NVIDIA), "ieee" (the default on AMD) or "tf32". ValueError for another.
+    A plain chain 1 of an aligned float32 tensor on the device is a view of it. precision: "tf32x3" (float32-grade, the
+    default on NVIDIA), "ieee" (the default on AMD) or "tf32". ValueError for another.
     """
     precision = _precision("chain_factor", precision)
     tensors = [_tensor(w) for w in weights]

@@ -14,6 +14,7 @@ import torch
 from . import philox
 from .chunks import Done, in_chunks
 from .configs import config
+from .population import packed
 from .recurrent import FIRST, ROW, _show_gru_kernel, _train_gru_kernel
 from .tiles import side
 
@@ -123,7 +124,8 @@ class Population:
         for splits in self.names.splits[self.jobs[:, 0]].unbind(1):
             losses = torch.empty(self.n, dtype=torch.float64, device=self.device)
             hits = torch.empty(self.n, dtype=torch.int32, device=self.device)
-            self._launch(_show_gru_kernel, splits.contiguous(), losses, hits, self.memory, NAMES=TOGETHER)
+            own = splits.clone()  # one network's is contiguous as it is, but begins anywhere
+            self._launch(_show_gru_kernel, own, losses, hits, self.memory, NAMES=TOGETHER)
             counts = splits[:, 1] - splits[:, 0]
             found += [losses / counts, hits.double() / counts]
         return torch.stack(found, 1)
@@ -135,8 +137,8 @@ class Population:
             own = self.views[item]
             for axis, length in enumerate(shape, 1):
                 own = own.narrow(axis, 0, length)
-            parts.append(own.reshape(self.n, -1))
-        return torch.cat(parts, 1)
+            parts.append(own)
+        return packed(parts)
 
 
 def shapes(alphabet: int, hidden: int, classes: int) -> list[tuple[int, ...]]:

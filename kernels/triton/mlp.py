@@ -19,7 +19,7 @@ from .configs import config, small, wide
 from .figlu import UNGATED, Gates, _gate_gradient_kernel, _gate_kernel, matrices
 from .images import Images, columns
 from .layers import _first_kernel, _forward_kernel, _gradient_kernel, _last_kernel, _update_kernel
-from .population import FREE, Fixed, Jobs, Task, hip, most_rows, schedules, settled
+from .population import FREE, ROW, Fixed, Jobs, Task, hip, most_rows, packed, schedules, settled
 from .small import _train_small_kernel
 
 
@@ -214,10 +214,10 @@ class Population(population.Population):
         """Every network's parameters in the declaration's order: float32 [n, P]."""
         parts = []
         for layer in self.layers:
-            parts += [layer.w[:, : layer.n_in, : layer.n_out].reshape(self.n, -1), layer.b[:, : layer.n_out]]
+            parts += [layer.w[:, : layer.n_in, : layer.n_out], layer.b[:, : layer.n_out]]
             if layer.norms:
-                parts.append(layer.norm[:, :, : layer.n_out].reshape(self.n, -1))
-        return torch.cat(parts, 1)
+                parts.append(layer.norm[:, :, : layer.n_out])
+        return packed(parts)
 
 
 def bytes_per_network(sizes: list[int], norms: list[int], batch_size: int, rows: int, epochs: int) -> int:
@@ -228,9 +228,9 @@ def bytes_per_network(sizes: list[int], norms: list[int], batch_size: int, rows:
         N = wide(n_out)
         total += 4 * (2 * K * N + 2 * N + 4 * B * N + (10 * N if norm else 0))
         K = N
-    tables = 24 * rows * (epochs if whole else 1) * 2
-    packed = 4 * sum(a * b + b for a, b in pairwise(sizes))
-    return (2 if whole else 1) * total + tables + packed
+    tables = rows * (ROW + 24 * epochs * whole)
+    packed = 2 * 4 * sum((a + 1 + 4 * norm) * b for (a, b), norm in zip(pairwise(sizes), norms, strict=True))
+    return (2 if whole else 1) * total + tables + packed  # the last chunk's parameters may still be on their way
 
 
 def train_chunks(x: np.ndarray, tasks: list[Task], jobs: list[tuple[int, int]], sizes: Any, slopes: Any, norms: Any,

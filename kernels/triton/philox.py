@@ -21,8 +21,9 @@ def _word(index, c1, task, repeat, k0, k1):
 @triton.jit(do_not_specialize=["item", "stride", "ROWS", "COLUMNS"])
 def _initial_kernel(out_ptr, jobs_ptr, key_ptr, bound, item, stride, ROWS, COLUMNS, PADDED: tl.constexpr,
                     BLOCK: tl.constexpr):  # fmt: skip
-    net = tl.program_id(0).to(tl.int64)
-    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    blocks = tl.cdiv(stride, BLOCK)  # of a network, in one axis with the networks: the second axis ends at 65,535
+    net = (tl.program_id(0) // blocks).to(tl.int64)
+    at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     row, column = at // PADDED, at % PADDED
     inside = (row < ROWS) & (column < COLUMNS)
     task, repeat = tl.load(jobs_ptr + 2 * net).to(tl.uint32), tl.load(jobs_ptr + 2 * net + 1).to(tl.uint32)
@@ -50,7 +51,7 @@ def key(seed, device):
 def initial_weight(out, rows, columns, bound, item, jobs, key):
     """Fill out float32 [N, rows padded, columns padded] with each network's draws of U[-bound, bound), zeros around."""
     n, high, wide = out.shape
-    grid = n, triton.cdiv(high * wide, BLOCK)
+    grid = (n * triton.cdiv(high * wide, BLOCK),)
     _initial_kernel[grid](out, jobs, key, bound, item, high * wide, rows, columns, wide, BLOCK)
 
 

@@ -10,6 +10,9 @@ from .batchnorm import PARTS, STATISTICS
 from .blocks import block
 from .configs import wide
 from .images import columns
+from .population import ROW
+
+AXIS = 65_535  # programs along the second axis of a grid, by CUDA
 
 
 @dataclass
@@ -107,10 +110,10 @@ def bytes_per_network(plan: list[Unit], classes: int, batch_size: int, rows: int
     own = sum((2 * K + 10 + STATISTICS.value) * u.N for u in plan for _, K in u.branches)
     own += sum(STATISTICS.value * u.N for u in gated)
     head = 2 * (plan[-1].N + 1) * wide(classes) + wide(batch_size) * (2 * plan[-1].N + wide(classes))
-    packed = 2 * parameters(plan, classes)  # drawn weights at the start, the flat ones at the end
+    packed = 2 * parameters(plan, classes)  # of this chunk, and of the last one on their way
     return (2 if precision == "bf16" else 4) * batch_size * kept + 4 * (
         own + head + parts(plan, batch_size) + packed
-    ) + 48 * rows  # fmt: skip
+    ) + ROW * rows  # fmt: skip
 
 
 def planned(sizes: Any, slopes: Any, strides: Any, norm_last: Any, pools: Any, shortcuts: Any, shape: Any,
@@ -127,5 +130,12 @@ def planned(sizes: Any, slopes: Any, strides: Any, norm_last: Any, pools: Any, s
         raise ValueError(
             f"{op}: a unit's batch of images has {most:,} numbers, the triton kernels take less than 2^31 "
             f"(a smaller batch_size)"
+        )
+    positions = max(batch_size * (u.rows // 4 if u.early else u.rows) for u in plan)
+    limit = AXIS * block("normal", plan[0].N, plan[0].N).tiles["BM"]
+    if positions > limit:
+        raise ValueError(
+            f"{op}: a batch of images has {positions:,} positions (windows, where the convolution pools), "
+            f"the triton kernels take at most {limit:,} (a smaller batch_size, or backend='numba')"
         )
     return plan

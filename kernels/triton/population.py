@@ -15,6 +15,7 @@ Task = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # train rows, trai
 Fixed = tuple[np.ndarray, np.ndarray]  # entries of a network's parameters, ascending, and what they stay
 FREE: Fixed = (np.empty(0, np.int64), np.empty(0, np.float32))
 Jobs = list[tuple[int, int]] | np.ndarray  # task and repeat of each network
+ROW = 112  # bytes of a sample in a network's tables, and beside them while an order is drawn and sorted
 PRECISIONS = ("tf32x3", "tf32", "bf16", "ieee")
 
 
@@ -159,6 +160,14 @@ class Population:
                 self._show(now, counts)
             found += [self.losses.double().sum(1) / counts, self.hits.double().sum(1) / counts]
         return torch.stack(found, 1)
+
+
+def packed(parameters: list[torch.Tensor]) -> torch.Tensor:
+    """[n, P] of views [n, ...], each copied into its place: there is never a second copy of all."""
+    out = parameters[0].new_empty(len(parameters[0]), sum(p[0].numel() for p in parameters))
+    for own, p in zip(out.split([p[0].numel() for p in parameters], 1), parameters, strict=True):
+        own.view(p.shape).copy_(p)
+    return out
 
 
 def most_rows(tasks: list[Task]) -> int:
