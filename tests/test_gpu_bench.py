@@ -87,10 +87,13 @@ def test_every_case_goes_through_without_our_op(tmp_path, monkeypatch):
     own = [r for r in run["rows"] if r["family"] == "ours"]
     single = [r for name in runner.SINGLE for r in run[name]]
     own += [r for r in single if r["contender"] == "wsfast"]
-    assert {r["status"] for r in [*own, run["headline"]]} == {"not measured: TRITON_INTERPRET is unset"}
+    assert {r["status"] for r in [*own, *(run[name] for name in runner.HEADLINES)]} == {
+        "not measured: TRITON_INTERPRET is unset"
+    }
     timed = [r for r in run["rows"] if r["family"] not in ("ours", "jax")]
     assert all(r["status"] == "ok" and r["median"] > 0 for r in timed)
-    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in single if r["contender"] != "wsfast")
+    peers = [r for r in single if not r["status"].startswith("not measured")]  # JAX may not be installed
+    assert all(r["median"] > 0 and r["error"] < 1e-5 for r in peers)
     assert "TRITON_INTERPRET is unset" in page.run_text(run)
     roofline.draw(run, tmp_path / "roofline.svg")
     assert (tmp_path / "roofline.svg").read_text().count("<svg") == 1
@@ -114,7 +117,7 @@ def test_a_wrong_op_gets_no_time(op):
     assert exact["status"].startswith("FAILED: errs")
     assert "median" not in exact
     assert loose["status"] == "ok"  # tf32 may err more
-    assert runner.failures({"rows": rows, "headline": {}, "wrong": {}})
+    assert runner.failures({"rows": rows, "wrong": {}})
 
 
 def test_a_crash_is_recorded_and_the_others_go_on(op, monkeypatch):
@@ -128,14 +131,16 @@ def test_a_crash_is_recorded_and_the_others_go_on(op, monkeypatch):
     assert "out of registers" in page.tables(rows)
 
 
-def test_headline(op):
-    found = headline.run("cpu", headline.SMOKE, CEILINGS)
+@pytest.mark.parametrize("name", runner.HEADLINES)
+def test_headlines(name, op):
+    found = headline.run("cpu", headline.SMOKE[name], CEILINGS)
     assert (found["status"], found["alone_equal"], found["steps"]) == ("ok", True, 2 * 3)
     assert 0 <= found["train_accuracy"] <= 1
     assert "same bits: True" in page.headline(found)
+    assert runner.failures({"rows": [], name: found, "wrong": {}}) == []
 
 
-def test_headline_notices_other_bits(op, monkeypatch):
+def test_a_headline_notices_other_bits(op, monkeypatch):
     whole = op.train_mlp
 
     def depends_on_company(jobs, **named):
@@ -143,7 +148,9 @@ def test_headline_notices_other_bits(op, monkeypatch):
         return parameters * np.float32(1 + len(jobs) * 2.0**-22), curves, records
 
     monkeypatch.setattr(op, "train_mlp", depends_on_company)
-    assert headline.run("cpu", headline.SMOKE, CEILINGS)["status"].startswith("FAILED")
+    found = headline.run("cpu", headline.SMOKE["headline"], CEILINGS)
+    assert found["status"].startswith("FAILED")
+    assert runner.failures({"rows": [], "headline": found, "wrong": {}})
 
 
 @pytest.mark.parametrize("case", chains.SMOKE, ids=lambda case: case.op)
@@ -169,7 +176,7 @@ def test_a_wrong_chain_kernel_gets_no_time(monkeypatch):
     assert "median" not in exact
     assert loose["status"] == "ok"
     assert "FAILED" in page.chain_tables([exact])
-    assert runner.failures({"rows": [], "chains": [exact], "headline": {}, "wrong": {}})
+    assert runner.failures({"rows": [], "chains": [exact], "wrong": {}})
 
 
 def test_a_chain_kernel_that_depends_on_company_or_crashes_fails(monkeypatch):
@@ -219,14 +226,14 @@ def test_wrong_pairs_get_no_time(made, op, change, told, monkeypatch):
     assert exact["status"].startswith(told)
     assert "median" not in exact
     assert "FAILED" in page.chain_tables([exact])
-    assert runner.failures({"rows": [], "pairs": rows, "headline": {}, "wrong": {}})
+    assert runner.failures({"rows": [], "pairs": rows, "wrong": {}})
 
 
 def test_recurrent_networks_are_timed_and_judged(monkeypatch):
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setattr(recurrent, "SMOKE", replace(recurrent.SMOKE, goal=1e-9, goal_seconds=1e9))
-    rows = recurrent.run("cpu", True, CEILINGS)
-    assert {r["status"] for r in rows} == {"ok"}
+    rows = [r for r in recurrent.run("cpu", True, CEILINGS) if not r["status"].startswith("not measured: Module")]
+    assert [r["status"] for r in rows if r["contender"] != recurrent.JAX] == ["ok"] * 3
     assert max(r["error"] for r in rows) < 1e-5
     assert rows[-1]["met"]
     assert rows[-1]["ratio"] == pytest.approx(min(r["median"] for r in rows[:-1]) / rows[-1]["median"])
@@ -248,7 +255,7 @@ def test_wrong_recurrent_networks_get_no_time(change, told, monkeypatch):
     assert rows[-1]["status"].startswith(told)
     assert "median" not in rows[-1]
     assert "FAILED" in page.gru_table(rows)
-    assert runner.failures({"rows": [], "recurrent": rows, "headline": {}, "wrong": {}})
+    assert runner.failures({"rows": [], "recurrent": rows, "wrong": {}})
 
 
 def test_page_without_a_run_says_so(tmp_path, monkeypatch):
@@ -263,7 +270,7 @@ def test_page_without_a_run_says_so(tmp_path, monkeypatch):
 
 def test_a_crashed_case_is_tried_again_without_our_op(tmp_path, monkeypatch):
     monkeypatch.setattr(runner, "kernel_tests", lambda limit: "FAILED: 3 failed")
-    rows = [{"family": f, "precision": "fp32", "status": "FAILED: CUDA error"} for f in ("ours", "bmm")]
+    rows = [{"case": "mlp4", "family": f, "precision": "fp32", "status": "FAILED: CUDA error"} for f in ("ours", "bmm")]
     calls = []
 
     def call(name, device, smoke, ceilings, peers_only, limit):

@@ -15,7 +15,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.gpu", description=__doc__)
     parser.add_argument("--out", type=Path, help="the JSON file; default: bench/results/gpu-<date>-<card>.json")
     parser.add_argument("--minutes", type=float, default=8, help="no case starts or goes on after so many minutes")
-    parser.add_argument("--quick", action="store_true", help="without the headline and the second half of the cases")
+    parser.add_argument("--quick", action="store_true", help="without the headlines and the second half of the cases")
     parser.add_argument("--smoke", action="store_true", help="tiny sizes on the CPU: does the script work?")
     parser.add_argument("--only", nargs="+", choices=cases.ORDER, help="these cases, the file's others being kept")
     parser.add_argument("--page", action="store_true", help="only make GPU.md again")
@@ -66,7 +66,7 @@ def main() -> None:
         return
     order = cases.SMOKE_ORDER if options.smoke else cases.ORDER
     if options.quick:
-        order = [name for name in order[:7] if name != "headline"]
+        order = [name for name in order[:7] if name not in runner.HEADLINES]
     card = "cpu" if options.smoke else re.sub("[^a-z0-9]+", "-", torch.cuda.get_device_name().lower())
     default = page.RESULTS / f"gpu-{date.today()}-{card}.json"
     out = options.out or (Path("/dev/null") if options.smoke else default)

@@ -63,9 +63,20 @@ CONTEST = {
     "small-128-32": _small(128, 32),
 }
 FIRST = ["compile", "ceilings"]  # what the others need
-ORDER = ["tests", *FIRST, "mlp4", "headline", "chains", "recurrent", "pairs", *list(CONTEST)[1:]]
+ORDER = [
+    "tests",
+    *FIRST,
+    "mlp4",
+    "headline",
+    "chains",
+    "plainnet5",
+    "headline-cnn",
+    "recurrent",
+    "pairs",
+    *list(CONTEST)[2:],
+]
 LIMITS = {"tests": 180.0, "compile": 90.0, "ceilings": 60.0}
-LIMITS |= {"headline": 150.0, "chains": 90.0, "recurrent": 120.0, "pairs": 120.0}
+LIMITS |= {"headline": 150.0, "headline-cnn": 150.0, "chains": 90.0, "recurrent": 120.0, "pairs": 120.0}
 LIMITS |= {name: case.limit for name, case in CONTEST.items()}
 
 
@@ -79,4 +90,4 @@ SMOKE = {
     "smoke-tile": _tiny(16, 16, 16),
     "smoke-cnn": Case(CnnSize(16, 2, 4, 3, 8, 2), CNN, ("tf32", "tf32x3"), {"strongest": 4.0}, 2, 1, 0.01, 2),
 }
-SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "chains", "pairs", "recurrent"]
+SMOKE_ORDER = ["ceilings", *SMOKE, "headline", "headline-cnn", "chains", "pairs", "recurrent"]

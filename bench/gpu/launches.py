@@ -6,20 +6,21 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from triton.runtime import driver
 from wsfast.kernels.triton import aot, population
 
 from bench.gpu import cases, chains, headline, ours, pairs, recurrent
-from bench.gpu.problem import Problem, Size
 from bench.names import Names
 
 
 def calls(smoke: bool) -> Iterator[Callable[[], Any]]:
     """Every case's calls of ours, of as few networks as there can be, on the CPU."""
-    scale = headline.SMOKE if smoke else headline.Scale()
-    one = Problem(Size(scale.d, scale.width, scale.batch, 1, samples=scale.batch), "cpu")
-    yield partial(ours.train, one, 1, headline.PRECISION)
+    for scale in (headline.SMOKE if smoke else headline.SCALES).values():
+        x, tasks = headline.images(replace(scale, tasks=1))
+        op, given, lr = headline.CALLS[scale.network][0], headline.shared(scale, x), np.ones(1, np.float32)
+        yield partial(ours.call, op, given, tasks, [(0, 0)], lr, scale.precision, "cpu")
     for case in (cases.SMOKE if smoke else cases.CONTEST).values():
         problem = case.problem(replace(case.size, networks=1), "cpu")
         yield from (partial(ours.train, problem, 1, precision) for precision in case.ours)

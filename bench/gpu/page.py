@@ -4,7 +4,7 @@ import json
 from itertools import groupby
 from typing import Any
 
-from bench.gpu import cases, chains, model, recurrent, roofline
+from bench.gpu import cases, chains, model, recurrent, roofline, runner
 from bench.names import LENGTHS
 from bench.page import HERE, RESULTS, duration
 
@@ -101,7 +101,7 @@ def ceilings(c: dict[str, Any]) -> str:
 
 def headline(h: dict[str, Any]) -> str:
     if not h:
-        return "Headline: not measured."
+        return "A headline: not measured."
     text = f"**Headline**, {h['size']}, batch {h['batch']}, {h['precision']}: "
     if "seconds" not in h:
         return text + h["status"]
@@ -175,7 +175,8 @@ def run_text(run: dict[str, Any]) -> str:
     if "compile" in run:
         text += "Before the cases {launches} launches were compiled, in {seconds:.0f} s.\n".format(**run["compile"])
     if run["ceilings"]:
-        text += f"{ceilings(run['ceilings'])}\n\n{headline(run['headline'])}\n{tables(run['rows'])}"
+        headlines = "\n\n".join(headline(run.get(name, {})) for name in runner.HEADLINES)
+        text += f"{ceilings(run['ceilings'])}\n\n{headlines}\n\n{tables(run['rows'])}"
         text += chain_tables(run.get("chains", []) + run.get("pairs", [])) + gru_table(run.get("recurrent", []))
     wrong = "".join(f"- {name}: {what}\n" for name, what in run["wrong"].items())
     return text + (f"\nWent wrong:\n\n{wrong}" if wrong else "")

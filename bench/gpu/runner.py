@@ -16,21 +16,24 @@ from bench.gpu import cases
 Part = dict[str, Any]  # {"ceilings": ...}, {"rows": ...}, {"headline": ...} or a list of rows as {name: ...}
 Save = Callable[[Part], None]
 SINGLE = "chains", "pairs", "recurrent"  # cases that are not a contest of training
+HEADLINES = "headline", "headline-cnn"
 
 
 def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, save: Save) -> Part:
     """One case in this process."""
     from bench.gpu import ceilings as top
-    from bench.gpu import chains, contest, headline, launches, pairs, recurrent
+    from bench.gpu import chains, contest, headline, pairs, recurrent
 
     if name == "compile":
+        from bench.gpu import launches  # with every kernel
+
         return {"compile": launches.compile_all(smoke)}
     if name == "ceilings":
         from bench.gpu.device import describe
 
         return {"ceilings": top.measure(device, smoke), "gpu": describe(device)}
-    if name == "headline":
-        return {"headline": headline.run(device, headline.SMOKE if smoke else headline.Scale(), ceilings)}
+    if name in HEADLINES:
+        return {name: headline.run(device, (headline.SMOKE if smoke else headline.SCALES)[name], ceilings)}
     if name == "chains":
         return {"chains": chains.run(device, smoke, ceilings, lambda rows: save({"chains": rows}))}
     if name == "pairs":
@@ -88,9 +91,10 @@ def own(part: Part) -> list[Part]:
 
 def failures(run: Part) -> list[str]:
     """Everything that must turn the exit status red."""
-    every = [*run["rows"], *(row for name in SINGLE for row in run.get(name, [])), run["headline"]]
+    every = [*run["rows"], *(row for name in SINGLE for row in run.get(name, []))]
+    every += [{"case": name, **run[name]} for name in HEADLINES if name in run]
     rows = [r for r in every if str(r.get("status", "")).startswith("FAILED")]
-    names = [f"{r.get('case', 'headline')}, {r.get('contender', 'wsfast')}, {r['precision']}" for r in rows]
+    names = [f"{r['case']}, {r.get('contender', 'wsfast')}, {r['precision']}" for r in rows]
     told = [f"{name}: {r['status']}" for name, r in zip(names, rows, strict=True)]
     if run.get("tests", "").startswith("FAILED"):
         told.append(f"tests: {run['tests'].splitlines()[-1]}")
@@ -120,7 +124,7 @@ def everything(
     from wsfast import provenance
 
     began = time.monotonic()
-    run: Part = {**provenance.record(), "gpu": {}, "smoke": smoke, "ceilings": {}, "rows": [], "headline": {}}
+    run: Part = {**provenance.record(), "gpu": {}, "smoke": smoke, "ceilings": {}, "rows": []}
     run |= {"wrong": {}, "minutes": 0.0, **(before or {})}
     spent = run["minutes"]
     out.parent.mkdir(parents=True, exist_ok=True)
