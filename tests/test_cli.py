@@ -225,3 +225,10 @@ def test_a_device_that_fails_has_an_exit_code_of_its_own(tmp_path, capsys, monke
     with pytest.raises(SystemExit):
         cli.main(["--help"])
     assert "3    the device or the cluster failed" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops_is_no_error():
+    command = [sys.executable, "-m", "wsfast", "info"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+        run.stdout.close()
+        assert (run.stderr.read(), run.wait()) == ("", 141)

@@ -19,6 +19,7 @@ EXIT = """exit codes:
   2    the request cannot be met; the message says why, and what generate finished with --out is kept
   3    the device or the cluster failed; the message says where, the same command goes on with what is on disk
   130  interrupted (Ctrl-C); with --out, generate keeps every finished shard
+  141  whoever read the output stopped, as head does
 """
 
 

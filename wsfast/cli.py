@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 import traceback
@@ -34,6 +35,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 stack.enter_context(_logged(args.log_json))
             emit("start", command=args.command, arguments={k: v for k, v in vars(args).items() if v is not None})
             code, said = COMMANDS[args.command](args), None
+            sys.stdout.flush()
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes what nobody reads
+            code, said = 141, None
         except (ValueError, OSError, ImportError) as error:
             code, said = 2, str(error)
         except RuntimeError as error:
