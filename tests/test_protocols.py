@@ -60,6 +60,16 @@ def test_noise_is_at_chance():
     np.testing.assert_array_equal(protocols.classification(kernel, labels, solver="ridge").wrong, found.wrong)
 
 
+def test_shuffled_labelings_of_few_networks_are_at_chance():
+    """Each has as many networks of a task to train on and to test as the observed one, or it would do worse."""
+    permuted = []
+    for seed in range(20):
+        x = np.random.default_rng(seed).standard_normal((20, 9))
+        test = protocols.permutation_test(x @ x.T, np.repeat(np.arange(4), 5), 99, seed)
+        permuted.append(test["permuted_accuracy"])
+    assert np.mean(permuted) == pytest.approx(1 / 4, abs=0.02)
+
+
 def test_permutations_find_a_signal():
     kernel, labels = population(signal=0.3)
     test = protocols.permutation_test(kernel, labels, 30)

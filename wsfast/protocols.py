@@ -113,8 +113,10 @@ def permutation_test(
     engine: str = "local",
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Classification by ridge against labelings shuffled over all networks, training and penalty anew for each.
+    """Classification by ridge against shuffled labelings, training and penalty anew for each.
 
+    Labels are shuffled among the training and among the test networks: the split takes as many of every task as in
+    the observed labeling, where a free shuffle would leave the test with the fewer the more trained, below chance.
     Ridge whatever classifier a study uses: one factorisation serves every labeling. Observed and permuted accuracy are
     therefore both ridge's. p_permutation = (b + 1) / (B + 1). engine, address: as generate; a task has a share
     of the labelings.
@@ -125,8 +127,8 @@ def permutation_test(
     observed = float((model.predict(across) == labels[test]).mean())
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)
-    shuffled = np.stack([rng.permutation(codes) for _ in range(permutations)])
-    arguments = across, shuffled[:, train], shuffled[:, test], len(model.classes_)
+    shuffled = (rng.permuted(np.tile(codes[part], (permutations, 1)), axis=1) for part in (train, test))
+    arguments = across, *shuffled, len(model.classes_)
     if cluster.checked("permutation_test", engine, address):
         permuted = accuracies_on_cluster(model.ridge_, *arguments, address)
     else:
