@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from wsfast import protocols
+from wsfast.inference import p_chance
 
 
 def population(tasks=8, repeats=20, signal=1.0, d=30):
@@ -58,6 +59,26 @@ def test_noise_is_at_chance():
     assert test["permuted_accuracy"] == pytest.approx(1 / 8, abs=0.04)
     assert protocols.permutation_test(kernel, labels, 50) == test
     np.testing.assert_array_equal(protocols.classification(kernel, labels, solver="ridge").wrong, found.wrong)
+
+
+@pytest.mark.parametrize("solver", ["logistic", "ridge"])
+def test_chance_knows_that_one_task_may_be_larger_than_the_others(solver):
+    """Whoever always says the largest task is right more often than one time in four, and has found nothing."""
+    labels = np.repeat(np.arange(4), [80, 10, 10, 10])
+    x = np.random.default_rng(0).standard_normal((110, 9))
+    found = protocols.classification(x @ x.T, labels, solver=solver)
+    assert found.accuracy > 0.5
+    assert found.chance > 0.5
+    assert p_chance(found.errors, found.n, found.chance) > 0.05
+
+
+def test_chance_is_the_mean_over_shuffled_tasks():
+    similarity = np.random.default_rng(2).standard_normal((30, 50))
+    asked, stored = np.repeat([4, 7, 9], [20, 7, 3]), np.repeat([9, 7, 4], [30, 15, 5])
+    ranked = protocols._ranked(similarity, asked, stored)
+    shuffled = (protocols._ranked(similarity, np.random.default_rng(k).permutation(asked), stored) for k in range(400))
+    assert ranked.chance == pytest.approx(np.mean([each.accuracy for each in shuffled]), abs=0.02)
+    assert abs(ranked.chance - 1 / 3) > 0.05
 
 
 def test_shuffled_labelings_of_few_networks_are_at_chance():

@@ -21,7 +21,8 @@ _CLASSIFICATION, _RETRIEVAL, _PERMUTATION = range(3)  # each draws from a stream
 class Outcome:
     """What a protocol counted: wrong bool [n], tasks int [n] of each test network, and extra scores (rank5, map, ...).
 
-    curve: a retrieval's cumulative match characteristic.
+    chance: share that these answers get right, on average, where tasks are dealt out to the test networks at random
+    (Cohen 1960); 1 / T where every task has as many of them. curve: a retrieval's cumulative match characteristic.
     """
 
     wrong: np.ndarray
@@ -102,7 +103,7 @@ def fit(kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int, so
 
 def classify(model: WeightClassifier, across: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Outcome:
     """The networks at `test` of a set, labels int [M]; across [M, n]: their kernel with the model's training ones."""
-    return Outcome(model.predict(across[test]) != labels[test], labels[test], 1 / len(model.classes_))
+    return _counted(model.predict(across[test]), labels[test])
 
 
 def permutation_test(
@@ -172,7 +173,11 @@ def _ranked(similarity: np.ndarray, asked: np.ndarray, stored: np.ndarray) -> Ou
         "rank10": float(curve[min(10, len(curve)) - 1]),
         "map": mean_average_precision(similarity, asked, stored),
     }
-    return Outcome(stored[ranking(similarity)[:, 0]] != asked, asked, 1 / len(np.unique(asked)), extra, curve)
+    return _counted(stored[ranking(similarity)[:, 0]], asked, extra=extra, curve=curve)
+
+
+def _counted(found: np.ndarray, tasks: np.ndarray, **scores: Any) -> Outcome:
+    return Outcome(found != tasks, tasks, float((found[:, None] == tasks).mean()), **scores)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
