@@ -66,6 +66,8 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.solver not in SOLVERS:
             raise ValueError(f"WeightClassifier: solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.seed < 0:
+            raise ValueError(f"WeightClassifier: seed must be at least 0, got {self.seed}")
         if self.solver == "sgd-primal":
             self._fit_primal(X, y)
             return self
