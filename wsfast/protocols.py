@@ -128,8 +128,8 @@ def permutation_test(
     observed = float((model.predict(across) == labels[test]).mean())
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)
-    shuffled = (rng.permuted(np.tile(codes[part], (permutations, 1)), axis=1) for part in (train, test))
-    arguments = across, *shuffled, len(model.classes_)
+    trained, tested = (rng.permuted(np.tile(codes[part], (permutations, 1)), axis=1) for part in (train, test))
+    arguments = across, trained, tested, len(model.classes_)
     if cluster.checked("permutation_test", engine, address):
         permuted = accuracies_on_cluster(model.ridge_, *arguments, address)
     else:
