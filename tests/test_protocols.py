@@ -30,6 +30,7 @@ def test_the_papers_counts():
     assert not set(labels[train]) & set(labels[query])
     assert set(labels[query]) == set(labels[gallery])
     assert not set(query) & set(gallery)
+    assert set(labels[protocols.retrieval_split(labels, 1)[0]]) != set(labels[train])
     train, query, gallery = protocols.retrieval_split(np.repeat(np.arange(9), 100), 0)
     assert (len(train), len(query), len(gallery)) == (500, 80, 320)
 
