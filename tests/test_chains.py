@@ -151,7 +151,7 @@ def test_runs_of_networks_give_the_same_bits(zoo, tmp_path, options):
     for networks in (1, 7, 39):
         memory = 2 * networks * size
         np.testing.assert_array_equal(wsfast.chain_kernel(mapped, chain=2, memory=memory, **options), whole)
-        np.testing.assert_array_equal(wsfast.chain_kernel(zoo, mapped[:7], 2, memory=memory, **options), across)
+        np.testing.assert_array_equal(wsfast.chain_kernel(zoo, mapped[:7], 2, memory=float(memory), **options), across)
     with pytest.raises(
         ValueError, match=rf"memory must be at least {2 * size:,} bytes, .* got {2 * size - 1:,} \(raise it"
     ):
@@ -243,6 +243,9 @@ def test_bad_input(zoo, monkeypatch):
         chains.feature_kernel("raw", zoo, cosine=False)
     with pytest.raises(ValueError, match=r"backend must be one of"):
         wsfast.chain_gram(zoo, backend="tritium")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    with pytest.raises(ValueError, match=r"backend triton cannot run here"):
+        wsfast.chain_kernel(zoo, device="cuda")
     monkeypatch.setattr(chains, "GRAM_LIMIT", 1000)
     with pytest.raises(ValueError, match=r"chain_gram: 40 x 64 x 64 would take .* GiB, .*use chain_kernel"):
         wsfast.chain_gram(zoo)

@@ -99,6 +99,33 @@ def test_primal_head_is_the_references_draw():
         primal_head(12288, 50, seed=0)
 
 
+def test_features_are_computed_where_the_backend_runs(zoo, monkeypatch):
+    asked = []
+
+    def kernel(features, a, b, chain, *, cosine, backend, device):
+        asked.append((backend, device))
+        return np.eye(len(a))
+
+    monkeypatch.setattr("wsfast.classifier.feature_kernel", kernel)
+    for interpreted in ("1", "0"):
+        monkeypatch.setenv("TRITON_INTERPRET", interpreted)
+        for backend in (None, "numba", "triton"):
+            wsfast.WeightClassifier(backend=backend).fit(zoo)
+    host = [(None, "cpu"), ("numba", "cpu")]
+    assert asked == [*host, ("triton", "cpu"), *host, ("triton", "cuda")]
+
+
+@pytest.mark.parametrize("solver", ["sgd", "sgd-primal"])
+def test_a_few_networks_at_a_time_give_the_same_logits(zoo, monkeypatch, solver):
+    model = wsfast.WeightClassifier(chain=2, solver=solver).fit(zoo[::3])
+    whole, asked = model.decision_function(zoo), []
+    factor = wsfast.chain_factor
+    monkeypatch.setattr("wsfast.classifier.chain_factor", lambda z, *a, **o: asked.append(len(z)) or factor(z, *a, **o))
+    monkeypatch.setattr("wsfast.classifier.RUN", 7 * 4 * 64 * 24)
+    np.testing.assert_array_equal(model.decision_function(zoo), whole)
+    assert asked == [7, 7, 7, 7, 7, 5]
+
+
 def test_primal_never_asks_for_a_gram_of_the_set():
     x, labels, _, _, _, order, lr = small_run(False)
     asked = []
@@ -191,6 +218,9 @@ def test_bad_input(zoo):
         model.fit(zoo, [0, 1])
     with pytest.raises(ValueError, match=r"solver must be one of logistic, ridge, sgd, sgd-primal, got 'svm'"):
         wsfast.WeightClassifier(solver="svm").fit(zoo)
+    for solver in ("logistic", "sgd", "sgd-primal"):
+        with pytest.raises(ValueError, match=r"seed must be at least 0, got -1"):
+            wsfast.WeightClassifier(solver=solver, seed=-1).fit(zoo)
     with pytest.raises(ValueError, match=r"features must be one of"):
         wsfast.WeightClassifier(features="weights").fit(zoo)
     with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4, got 4"):

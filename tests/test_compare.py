@@ -108,3 +108,25 @@ def test_bad_input(tmp_path, zoo, capsys):
     assert "cannot be read as safetensors" in capsys.readouterr().err
     assert cli.main(["compare", "nowhere", str(broken)]) == 2
     assert "nowhere is not a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wild", [np.nan, np.inf, -2e6])
+def test_a_network_that_diverged_is_like_nothing(zoo, wild):
+    """Scores of NaN would put a set's first networks on top of a search."""
+    model, broken = mlp(0), zoo[3]
+    with torch.no_grad():
+        model[2].weight[1, 0] = wild
+    broken.parameters["fc2.weight"][0, 2, 1] = wild
+    for call in (wsfast.compare, wsfast.search):
+        with pytest.raises(ValueError, match=r"2\.weight must hold finite numbers of at most 1e\+06"):
+            call(model, zoo[0])
+        with pytest.raises(ValueError, match=r"has diverged"):
+            call(broken, zoo[0])
+
+
+def test_layers_that_no_chain_holds_are_not_passed_over():
+    net = nn.Sequential(nn.Conv2d(3, 8, 7), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 8, 3), nn.Linear(8, 2))
+    with pytest.raises(ValueError, match=r"a: 0\.weight is \(8, 3, 7, 7\), want linear layers and 3x3 convolutions"):
+        wsfast.compare(net, net)
+    with pytest.raises(ValueError, match=r"a: b must hold finite numbers"):
+        wsfast.compare({"a": torch.ones(4, 6), "b": torch.ones(0, 4)}, mlp(0))

@@ -1,7 +1,10 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from wsfast import distance
 from wsfast.distance import QUANTILES, permanova, spread
 
 
@@ -64,6 +67,20 @@ def test_r2_by_chance_is_its_mean_over_labelings():
     rng = np.random.default_rng(0)
     mean = np.mean([permanova(x @ x.T, rng.permutation(labels))["r2"] for _ in range(3000)])
     assert permanova(x @ x.T, labels)["r2_chance"] == 3 / 15 == pytest.approx(mean, abs=0.01)
+
+
+def test_memory_does_not_grow_with_the_square_of_a_task_times_the_labelings(monkeypatch):
+    labels = np.repeat([0, 1], [400, 5])
+    x = np.random.default_rng(0).standard_normal((405, 3))
+    kernel = x @ x.T
+    at_once = permanova(kernel, labels, 50)
+    monkeypatch.setattr(distance, "_ENTRIES", 400 * 400)
+    tracemalloc.start()
+    try:
+        assert permanova(kernel, labels, 50) == at_once
+        assert tracemalloc.get_traced_memory()[1] < 4 * kernel.nbytes
+    finally:
+        tracemalloc.stop()
 
 
 def test_p_under_the_null_is_uniform():

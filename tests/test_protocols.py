@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from wsfast import protocols
+from wsfast.inference import p_chance
 
 
 def population(tasks=8, repeats=20, signal=1.0, d=30):
@@ -29,6 +30,7 @@ def test_the_papers_counts():
     assert not set(labels[train]) & set(labels[query])
     assert set(labels[query]) == set(labels[gallery])
     assert not set(query) & set(gallery)
+    assert set(labels[protocols.retrieval_split(labels, 1)[0]]) != set(labels[train])
     train, query, gallery = protocols.retrieval_split(np.repeat(np.arange(9), 100), 0)
     assert (len(train), len(query), len(gallery)) == (500, 80, 320)
 
@@ -58,6 +60,36 @@ def test_noise_is_at_chance():
     assert test["permuted_accuracy"] == pytest.approx(1 / 8, abs=0.04)
     assert protocols.permutation_test(kernel, labels, 50) == test
     np.testing.assert_array_equal(protocols.classification(kernel, labels, solver="ridge").wrong, found.wrong)
+
+
+@pytest.mark.parametrize("solver", ["logistic", "ridge"])
+def test_chance_knows_that_one_task_may_be_larger_than_the_others(solver):
+    """Whoever always says the largest task is right more often than one time in four, and has found nothing."""
+    labels = np.repeat(np.arange(4), [80, 10, 10, 10])
+    x = np.random.default_rng(0).standard_normal((110, 9))
+    found = protocols.classification(x @ x.T, labels, solver=solver)
+    assert found.accuracy > 0.5
+    assert found.chance > 0.5
+    assert p_chance(found.errors, found.n, found.chance) > 0.05
+
+
+def test_chance_is_the_mean_over_shuffled_tasks():
+    similarity = np.random.default_rng(2).standard_normal((30, 50))
+    asked, stored = np.repeat([4, 7, 9], [20, 7, 3]), np.repeat([9, 7, 4], [30, 15, 5])
+    ranked = protocols._ranked(similarity, asked, stored)
+    shuffled = (protocols._ranked(similarity, np.random.default_rng(k).permutation(asked), stored) for k in range(400))
+    assert ranked.chance == pytest.approx(np.mean([each.accuracy for each in shuffled]), abs=0.02)
+    assert abs(ranked.chance - 1 / 3) > 0.05
+
+
+def test_shuffled_labelings_of_few_networks_are_at_chance():
+    """Each has as many networks of a task to train on and to test as the observed one, or it would do worse."""
+    permuted = []
+    for seed in range(20):
+        x = np.random.default_rng(seed).standard_normal((20, 9))
+        test = protocols.permutation_test(x @ x.T, np.repeat(np.arange(4), 5), 99, seed)
+        permuted.append(test["permuted_accuracy"])
+    assert np.mean(permuted) == pytest.approx(1 / 4, abs=0.02)
 
 
 def test_permutations_find_a_signal():

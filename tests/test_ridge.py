@@ -27,7 +27,10 @@ def test_ridge_chooses_by_leave_one_out():
         folds = [np.delete(np.arange(25), i) for i in range(25)]
         left = [Ridge(alpha=penalty * scale).fit(x[f], y[f]).predict(x[[i]])[0] for i, f in enumerate(folds)]
         errors.append(((np.array(left) - y) ** 2).sum())
-    _, _, penalty = KernelRidge(x @ x.T).fit(labels, 2)
+    solver = KernelRidge(x @ x.T)
+    closed = [((inverse @ (y - y.mean(axis=0)) * spread[:, None]) ** 2).sum() for _, inverse, spread in solver.solvers]
+    np.testing.assert_allclose(closed, errors, rtol=1e-9)
+    _, _, penalty = solver.fit(labels, 2)
     assert penalty[0] == PENALTIES[int(np.argmin(errors))]
 
 

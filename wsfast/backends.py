@@ -34,10 +34,9 @@ DEFAULT = {"cpu": "numba", "cuda": "triton"}
 def choose(backend: str | None = None, device: str | None = None) -> str:
     """The backend's name, the device's default where None; ValueError for one that is not known or cannot run there.
 
-    device: where that backend runs where None, the CPU where there is none of both.
+    device: `home` of the backend where None.
     """
-    if device is None:
-        device = "cpu" if backend is None or interpreting() else runs_on(backend)
+    device = device or home(backend)
     if device not in DEFAULT:
         raise ValueError(f"device must be one of {', '.join(DEFAULT)}, got {device!r}")
     backend = backend or DEFAULT[device]
@@ -49,6 +48,11 @@ def choose(backend: str | None = None, device: str | None = None) -> str:
     if reason:
         raise ValueError(f"backend {backend} cannot run here: {reason}")
     return backend
+
+
+def home(backend: str | None) -> str:
+    """The device that a backend runs on here, the CPU where None."""
+    return "cpu" if backend is None or interpreting() else runs_on(backend)
 
 
 def runs_on(backend: str) -> str:

@@ -136,6 +136,8 @@ def chain_kernel(
             f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
         )
     gram = partial(backends.load, "chain_kernel", backend, device)  # loaded where it computes
+    if engine == "local":
+        gram()  # before the device is asked for its memory
     if form == "auto":
         form = cheaper_form(len(a), len(a if b is None else b), d, r)
     size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
@@ -207,7 +209,7 @@ def _runs(size: int, memory: int | None, device: str) -> int:
             f"memory must be at least {2 * size:,} bytes, the weights and features of two networks, got {memory:,} "
             "(raise it, or take an earlier chain)"
         )
-    return memory // (2 * size)
+    return int(memory // (2 * size))  # 2e9 is a number of bytes, too
 
 
 def _free_memory(device: str) -> int:

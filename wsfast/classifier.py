@@ -66,6 +66,8 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.solver not in SOLVERS:
             raise ValueError(f"WeightClassifier: solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        if self.seed < 0:
+            raise ValueError(f"WeightClassifier: seed must be at least 0, got {self.seed}")
         if self.solver == "sgd-primal":
             self._fit_primal(X, y)
             return self
@@ -120,19 +122,21 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         return chain_factor(zoo, self.chain, **CHAINS[self.features], backend=self.backend)
 
     def _offset(self, zoo: Any, n: int) -> np.ndarray:
-        """<A_0, G_i> of each network, A_0 the start: [n, C], a run of networks at a time."""
-        if self.head_ is None:
-            return np.zeros((n, len(self.classes_)))
+        """<A_0, G_i> of each network, A_0 the start: [n, C]."""
+        return np.zeros((n, len(self.classes_))) if self.head_ is None else self._head(zoo, self.head_)
+
+    def _head(self, zoo: Any, a: np.ndarray) -> np.ndarray:
+        """<A_c, G_i> of each network: [N, C], a run of networks at a time."""
         head = backends.load("head", self.backend).head
-        run = max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * len(self.head_[0])))
-        return np.concatenate([head(self._factor(zoo[i : i + run]), self.head_) for i in range(0, n, run)])
+        run = max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * a.shape[1]))
+        return np.concatenate([head(self._factor(zoo[i : i + run]), a) for i in range(0, len(zoo), run)])
 
     def decision_function(self, X: Any) -> np.ndarray:
         """Logits (scores of "ridge") of each class: [m, C]; scikit-learn's NotFittedError before fit."""
         check_is_fitted(self, "coef_")
         if self.solver == "sgd-primal":
             self._check_set(X)
-            return backends.load("head", self.backend).head(self._factor(X), self.coef_) + self.intercept_
+            return self._head(X, self.coef_) + self.intercept_
         kernel = self._kernel(X, self.train_)
         if kernel.shape[1] != len(self.coef_):
             raise ValueError(
@@ -170,6 +174,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
                 self.chain,
                 cosine=self.solver != "sgd" or self.features == "raw",
                 backend=self.backend,
+                device=backends.home(self.backend),
             )
         if kernel.ndim != 2 or not len(kernel) or not np.isfinite(kernel).all():
             raise ValueError(f"WeightClassifier: want a finite kernel [m, n], got shape {kernel.shape}")

@@ -1,5 +1,6 @@
 """How similar the weights of two networks are, chain by chain."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -12,7 +13,7 @@ from . import backends
 from .chains import chain_factor
 from .importing import is_link, read_state
 from .stacking import float32_array
-from .weights import WeightSet
+from .weights import DIVERGED, WeightSet
 
 COLUMNS = {"cosine": "cosine", "centred": "centred", "unit_columns": "unit columns"}
 
@@ -29,8 +30,8 @@ def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any
     One dict a chain that both have: chain (1, 2, ...); cosine, <G_a, G_b> / (|G_a| |G_b|) of the chain Grams (arXiv
     2208.04369, eq. 18); centred, the same of Grams centred over the inputs (linear CKA between the two maps' rows,
     Kornblith et al. 2019); unit_columns, the cosine with columns of X_l brought to unit length, which also ignores
-    positive rescaling between layers. Each lies in [0, 1], 0 where a chain is all zero. ValueError where there is
-    nothing to compare or the inputs differ in size.
+    positive rescaling between layers. Each lies in [0, 1] but for rounding, 0 where a chain is all zero. ValueError
+    where there is nothing to compare, the inputs differ in size, or a network has diverged.
     """
     left, right = chains_of(a, "compare: a", backend), chains_of(b, "compare: b", backend)
     kernel = backends.load("chain_kernel", backend)
@@ -74,6 +75,8 @@ def chains_of(network: Any, name: str, backend: str | None) -> Chains:
     if isinstance(network, WeightSet):
         if len(network) != 1:
             raise ValueError(f"{name} must be one network, got a set of {len(network)} (zoo[i : i + 1])")
+        if network.diverged.any():
+            raise ValueError(f"{name} has diverged, its weights are compared with nothing (choose another network)")
         return Chains(len(network.network.chains), partial(chain_factor, network, backend=backend))
     weights = _weights(network, name)
     op = backends.load("chain_factor", backend)
@@ -91,8 +94,13 @@ def _weights(network: Any, name: str) -> list[np.ndarray]:
         state = network.state_dict()
     else:
         raise TypeError(f"{name} must be a module, state dict, file or WeightSet, got {type(network).__name__}")
-    links = {key: value for key, value in state.items() if is_link(np.shape(value))}
-    arrays = [_input_first(float32_array(value, f"{name}: {key}")) for key, value in links.items()]
+    arrays = []
+    for key, value in state.items():
+        shape = tuple(np.shape(value))
+        if is_link(shape):
+            arrays.append(_input_first(value, f"{name}: {key}"))
+        elif math.prod(shape[2:]) > 1:
+            raise ValueError(f"{name}: {key} is {shape}, want linear layers and 3x3 convolutions")
     if len(arrays) < 2:
         raise ValueError(f"{name} has {len(arrays)} weights of linear layers or 3x3 convolutions, wanted 2 or more")
     chain = arrays[:1]
@@ -106,6 +114,9 @@ def _weights(network: Any, name: str) -> list[np.ndarray]:
     return chain
 
 
-def _input_first(w: np.ndarray) -> np.ndarray:
-    """torch's [n_out, n_in, ...] as [1, n_in, ..., n_out]."""
+def _input_first(value: Any, what: str) -> np.ndarray:
+    """torch's [n_out, n_in, ...] as [1, n_in, ..., n_out]; ValueError for what no network that works has."""
+    w = float32_array(value, what)
+    if not w.size or not np.abs(w).max() <= DIVERGED:  # a NaN fails every comparison
+        raise ValueError(f"{what} must hold finite numbers of at most {DIVERGED:g} (has the network diverged?)")
     return np.ascontiguousarray(np.moveaxis(w, 0, -1))[None]

@@ -64,6 +64,8 @@ def cross(
     """
     if classifier not in CLASSIFIERS:
         raise ValueError(f"cross: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
+    if seed < 0:
+        raise ValueError(f"cross: seed must be at least 0, got {seed}")
     given = {key: _opened(zoo) for key, zoo in zip(SETS, (a, b), strict=True)}
     sets = {key: usable(f"cross: {key}", zoo) for key, zoo in given.items()}
     _same_tasks(sets)

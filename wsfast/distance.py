@@ -8,7 +8,7 @@ from .inference import p_permutation
 
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
 _PERMUTATION = 4  # the stream of shuffled labelings
-_LABELINGS = 64  # evaluated at a time
+_ENTRIES = 1 << 22  # of the largest task's blocks of the kernel that are read at a time
 
 
 def permanova(kernel: np.ndarray, labels: np.ndarray, permutations: int = 0, seed: int = 0) -> dict[str, Any]:
@@ -39,9 +39,9 @@ def permanova(kernel: np.ndarray, labels: np.ndarray, permutations: int = 0, see
     }
     if permutations:
         rng = np.random.default_rng([_PERMUTATION, seed])
-        permuted = []
-        for start in range(0, permutations, _LABELINGS):
-            shuffled = np.stack([rng.permutation(n) for _ in range(min(_LABELINGS, permutations - start))])
+        permuted, step = [], max(1, _ENTRIES // int(counts.max()) ** 2)
+        for start in range(0, permutations, step):
+            shuffled = np.stack([rng.permutation(n) for _ in range(min(step, permutations - start))])
             permuted.append(_explained(kernel, shuffled, counts))
         out |= {"permutations": permutations, "p": p_permutation(kept - tiny, np.concatenate(permuted))}
     return out

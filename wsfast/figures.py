@@ -73,6 +73,7 @@ def accuracy(result: "StudyResult") -> str:
     figure, axes = _axes(10, 5.6, 2, len(panels), sharey="row", sharex="col", height_ratios=[1, 1.4])
     for column, (protocol, classifier) in zip(axes.T, panels, strict=True):
         own = [c for c in cells if (c["protocol"], c["classifier"]) == (protocol, classifier)]
+        chance = 100 * max(c["chance"] for c in own)
         for ax in column:
             for k, features in enumerate(titles):
                 family = [c for c in own if c["features"] == features]
@@ -80,7 +81,7 @@ def accuracy(result: "StudyResult") -> str:
                 _splits(ax, x, family, COLOURS[features])
                 _intervals(ax, x, family, COLOURS[features], MARKS[features], TITLES[features])
             ax.axhline(100 * (1 - alpha), ls="--", label="1 − α", **RULE)
-            ax.axhline(100 * own[0]["chance"], ls=":", label="chance", **RULE)
+            ax.axhline(chance, ls=":", label="chance", **RULE)
         column[0].set_title(f"{protocol} ({classifier})")
         column[1].set_xlabel("chain")
         column[1].set_xticks(sorted({c["chain"] for c in own}))
@@ -191,7 +192,7 @@ def controls(rows: list[dict[str, Any]], figure_name: str) -> str:
     for ax, name in zip(axes[0], names, strict=False):
         own = [c for c in rows if c["control"] == name]
         _intervals(ax, [c["chain"] for c in own], own, "#555", "D", name)
-        chance = 100 * own[0]["chance"]
+        chance = 100 * max(c["chance"] for c in own)
         ax.axhline(chance, ls=":", **RULE)
         top = max(100 * c["ci95"][1] for c in own)
         ax.set(title=f"{name} (chance {chance:.1f} %)", xlabel="chain", ylim=(0, min(103, max(2 * chance, 1.2 * top))))

@@ -21,7 +21,8 @@ _CLASSIFICATION, _RETRIEVAL, _PERMUTATION = range(3)  # each draws from a stream
 class Outcome:
     """What a protocol counted: wrong bool [n], tasks int [n] of each test network, and extra scores (rank5, map, ...).
 
-    curve: a retrieval's cumulative match characteristic.
+    chance: share that these answers get right, on average, where tasks are dealt out to the test networks at random
+    (Cohen 1960); 1 / T where every task has as many of them. curve: a retrieval's cumulative match characteristic.
     """
 
     wrong: np.ndarray
@@ -102,7 +103,7 @@ def fit(kernel: np.ndarray, labels: np.ndarray, train: np.ndarray, seed: int, so
 
 def classify(model: WeightClassifier, across: np.ndarray, labels: np.ndarray, test: np.ndarray) -> Outcome:
     """The networks at `test` of a set, labels int [M]; across [M, n]: their kernel with the model's training ones."""
-    return Outcome(model.predict(across[test]) != labels[test], labels[test], 1 / len(model.classes_))
+    return _counted(model.predict(across[test]), labels[test])
 
 
 def permutation_test(
@@ -113,8 +114,10 @@ def permutation_test(
     engine: str = "local",
     address: str | None = None,
 ) -> dict[str, Any]:
-    """Classification by ridge against labelings shuffled over all networks, training and penalty anew for each.
+    """Classification by ridge against shuffled labelings, training and penalty anew for each.
 
+    Labels are shuffled among the training and among the test networks: the split takes as many of every task as in
+    the observed labeling, where a free shuffle would leave the test with the fewer the more trained, below chance.
     Ridge whatever classifier a study uses: one factorisation serves every labeling. Observed and permuted accuracy are
     therefore both ridge's. p_permutation = (b + 1) / (B + 1). engine, address: as generate; a task has a share
     of the labelings.
@@ -125,8 +128,8 @@ def permutation_test(
     observed = float((model.predict(across) == labels[test]).mean())
     rng = np.random.default_rng([_PERMUTATION, seed])
     codes = np.searchsorted(model.classes_, labels)
-    shuffled = np.stack([rng.permutation(codes) for _ in range(permutations)])
-    arguments = across, shuffled[:, train], shuffled[:, test], len(model.classes_)
+    trained, tested = (rng.permuted(np.tile(codes[part], (permutations, 1)), axis=1) for part in (train, test))
+    arguments = across, trained, tested, len(model.classes_)
     if cluster.checked("permutation_test", engine, address):
         permuted = accuracies_on_cluster(model.ridge_, *arguments, address)
     else:
@@ -170,7 +173,11 @@ def _ranked(similarity: np.ndarray, asked: np.ndarray, stored: np.ndarray) -> Ou
         "rank10": float(curve[min(10, len(curve)) - 1]),
         "map": mean_average_precision(similarity, asked, stored),
     }
-    return Outcome(stored[ranking(similarity)[:, 0]] != asked, asked, 1 / len(np.unique(asked)), extra, curve)
+    return _counted(stored[ranking(similarity)[:, 0]], asked, extra=extra, curve=curve)
+
+
+def _counted(found: np.ndarray, tasks: np.ndarray, **scores: Any) -> Outcome:
+    return Outcome(found != tasks, tasks, float((found[:, None] == tasks).mean()), **scores)
 
 
 def _unit(x: np.ndarray) -> np.ndarray:
