@@ -94,7 +94,7 @@ def test_networks_of_one_start_are_on_one_side(zoo):
         for got, want in zip(independent[key], protocols.classification_split(z.labels, 0), strict=True):
             np.testing.assert_array_equal(got, want)
     with pytest.raises(
-        ValueError, match=r"sets of one seed share leaves nothing to .* of [ab]'s tasks \[.*more repeats"
+        ValueError, match=r"sets of one seed share leaves nothing .* of [ab]'s tasks \[.*more repeats"
     ):
         wsfast.cross(*(zoo[np.isin(zoo.repeats, own)] for own in ([0, 1], [0, 9])))
 

@@ -100,7 +100,7 @@ def _weights(network: Any, name: str) -> list[np.ndarray]:
         if w.shape[1] != chain[-1].shape[-1]:
             raise ValueError(
                 f"{name}: weight {len(chain) + 1} takes {w.shape[1]} inputs, the one before it gives "
-                f"{chain[-1].shape[-1]}: not a chain"
+                f"{chain[-1].shape[-1]}: not a chain (of a recurrent network hand over the nn.Module)"
             )
         chain.append(w)
     return chain

@@ -147,8 +147,8 @@ def _classification_splits(sets: dict[str, WeightSet], seed: int) -> dict[str, t
         seen = np.isin(starts[key], train)
         if lacking := set(zoo.labels[seen].tolist()) ^ set(zoo.labels[~seen].tolist()):
             raise ValueError(
-                f"cross: the split that sets of one seed share leaves nothing to train on or nothing to test of {key}'s "
-                f"tasks {sorted(lacking)} (generate more repeats, or the sets from different seeds)"
+                f"cross: the split that sets of one seed share leaves nothing to train on or to test of {key}'s tasks "
+                f"{sorted(lacking)} (generate more repeats, or the sets from different seeds)"
             )
         found[key] = np.flatnonzero(seen), np.flatnonzero(~seen)
     return found
