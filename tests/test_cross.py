@@ -93,9 +93,7 @@ def test_networks_of_one_start_are_on_one_side(zoo):
     for key, z in (("a", zoo), ("b", other)):
         for got, want in zip(independent[key], protocols.classification_split(z.labels, 0), strict=True):
             np.testing.assert_array_equal(got, want)
-    with pytest.raises(
-        ValueError, match=r"sets of one seed share leaves nothing .* of [ab]'s tasks \[.*more repeats"
-    ):
+    with pytest.raises(ValueError, match=r"sets of one seed share leaves nothing .* of [ab]'s tasks \[.*more repeats"):
         wsfast.cross(*(zoo[np.isin(zoo.repeats, own)] for own in ([0, 1], [0, 9])))
 
 

@@ -139,9 +139,9 @@ def _read_graph(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]
         else:
             what = f"layer {str(node.target)!r} ({type(module).__name__})" if module else f"operation {node.name!r}"
             raise ValueError(
-                f"from_torch: {where}: cannot read {what}; want Linear, then ReLU or LeakyReLU, BatchNorm1d with running "
-                f"statistics and eps {EPS:g}, a sum with the output of an earlier Linear's group, each at most once, in "
-                "order"
+                f"from_torch: {where}: cannot read {what}; want Linear, then ReLU or LeakyReLU, BatchNorm1d with "
+                f"running statistics and eps {EPS:g}, a sum with the output of an earlier Linear's group, each at most "
+                "once, in order"
             )
         if isinstance(module, (nn.Linear, nn.BatchNorm1d)):
             sources.append(module)
