@@ -75,7 +75,7 @@ def plainnet(
 ) -> Network:
     """Units of (3x3 convolution, BatchNorm, activation, 2x2 max pool) to `channels`; global mean pool; linear layer.
 
-    norm_last: BatchNorm after the activation. Chain l = 1, 2, ... multiplies the first l convolutions.
+    norm_last: BatchNorm after the activation. Chain l = 1 .. 4 multiplies the first l convolutions.
     """
     units = [Unit(n, slope, pool=True, norm_last=norm_last) for n in channels]
     if options is None:
