@@ -1,5 +1,6 @@
 import json
 import os
+from itertools import product
 
 import numpy as np
 import pytest
@@ -222,11 +223,20 @@ def test_a_study_of_names(tmp_path, capsys):
     real = "WSFAST_DATA" in os.environ
     assert result["data"] == ("names" if real else "faker_surnames")
     assert ("not NameData" in result["source"]) == (not real)
-    assert f"90 x gru2 on {result['data']}:" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"90 x gru2 on {result['data']}:" in said
+    theirs = {(c["features"], c["protocol"], c["chain"]): c["published"] for c in result["cells"] if "published" in c}
+    assert set(theirs) == set(product(("chain", "raw"), ("classification", "retrieval"), (1,)))
+    assert theirs["chain", "retrieval", 1] == 0.957
+    assert [line.split()[1:] for line in said.splitlines() if line.startswith("  published")] == [
+        [number, "-", "-", "-"] for number in ("100.0", "95.7", "17.2", "21.3")
+    ]
     cells = {(c["features"], c["chain"]): c for c in result["cells"] if c["protocol"] == "classification"}
     for chain in (1, 2, 3, 4):
         assert cells["chain", chain]["accuracy"] >= 0.9
         assert cells["raw", chain]["accuracy"] < 0.7
     untrained = [c for c in result["controls"] if c["control"] == "untrained"]
     assert min(c["p_chance"] for c in untrained) > 1e-3
-    assert f"gru2 on {result['data']}" in (tmp_path / "report.html").read_text()
+    report = (tmp_path / "report.html").read_text()
+    assert f"gru2 on {result['data']}" in report
+    assert "<td>95.7</td>" in report
