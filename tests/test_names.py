@@ -115,6 +115,8 @@ def test_bad_input(folder, no_root):
         wsfast.tasks("names", root=folder / "names")
     with pytest.raises(ValueError, match=r"faker_surnames has 9 tasks, got n=10"):
         wsfast.tasks("names", n=10)
+    with pytest.raises(ValueError, match=r"split_seed must be at least 0, got -1"):
+        wsfast.tasks("names", split_seed=-1)
     with pytest.raises(TypeError, match=r"digits has no option clean"):
         wsfast.tasks("digits", clean=False)
     with pytest.raises(TypeError, match=r"arrays have no option split_seed"):

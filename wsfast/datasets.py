@@ -145,6 +145,8 @@ def _by_language(
     x uint8 [n, longest] letters of `names.ALPHABET`, its size past a name's end.
     """
     groups = _groups(name, len(found), n)
+    if split_seed < 0:
+        raise ValueError(f"tasks: split_seed must be at least 0, got {split_seed}")
     y = np.repeat(np.arange(len(found)), [len(v) for v in found.values()])
     test = np.zeros(len(y), bool)
     for c in range(len(found)):
