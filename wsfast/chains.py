@@ -136,8 +136,6 @@ def chain_kernel(
             f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
         )
     gram = partial(backends.load, "chain_kernel", backend, device)  # loaded where it computes
-    if engine == "local":
-        gram()  # before memory is asked for: a device that is not here is named
     if form == "auto":
         form = cheaper_form(len(a), len(a if b is None else b), d, r)
     size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
