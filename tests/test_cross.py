@@ -161,6 +161,24 @@ def test_sets_that_cannot_be_crossed(zoo, tmp_path, capsys):
     assert "holds no weight set" in capsys.readouterr().err
 
 
+def test_convolutional_networks_of_other_shapes():
+    """Depth, width, blocks and activations may differ, the images' channels may not."""
+
+    def drawn(name, shape, width):
+        net = wsfast.network(name, shape, 2, width)
+        rng = np.random.default_rng(net.size)
+        arrays = {p.name: rng.uniform(0.1, 1, (20, *p.shape)).astype(np.float32) for p in net.parameters}
+        return wsfast.WeightSet(net, arrays, np.arange(20) // 5, np.arange(20) % 5, tuple("abcd"))
+
+    plain, rgb = drawn("plainnet5", (3, 32, 32), 2), (3, 32, 32)
+    for other in (drawn("plainnet6", rgb, 2), drawn("plainnet5-leaky", rgb, 3), drawn("resnet5", rgb, 2)):
+        for features in ("chain", "chain_folded"):
+            found = wsfast.cross(plain, other, features=features, progress=False).to_dict()["cells"]
+            assert {c["chain"] for c in found} == {1, 2, 3, 4}
+    with pytest.raises(ValueError, match=r"chain 1 is 27 x 27 in a \(plainnet5\) and 9 x 9 in b \(plainnet5\)"):
+        wsfast.cross(plain, drawn("plainnet5", (1, 32, 32), 2))
+
+
 def test_raw_layers_must_have_the_same_shape(zoo, other):
     with pytest.raises(ValueError, match=r"chain 1 is 64 x 24 in a \(mlp4\) and 64 x 31 in b \(mlp4\)"):
         wsfast.cross(zoo, other, features="raw")
