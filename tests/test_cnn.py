@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +10,8 @@ from wsfast.reference import cnn, mlp, philox
 from wsfast.reference.batchnorm import normalise, normalise_backward
 from wsfast.reference.convolution import convolve, convolve_backward
 from wsfast.reference.pooling import max_pool, max_pool_backward
+
+from wsfast import cli
 
 
 def problem(sizes, shape, n=11, n_test=3, batch_size=4, slope=0.0, strides=None, norm_last=None, pools=None,
@@ -308,3 +312,21 @@ def test_no_array_outlives_its_run(name):
     for _ in range(3):
         run(CASES[name])
     assert alive() == before
+
+
+def test_a_study_of_digits(tmp_path):
+    """10 tasks x 20 networks of 4 to 32 channels on 8x8 images, by the command line."""
+    recipe = ["--tasks", "10", "--repeats", "20", "--width", "4", "--quick"]
+    assert cli.main(["study", "--network", "resnet5", "--data", "digits", *recipe, "--out", str(tmp_path)]) == 0
+    result = json.loads((tmp_path / "results.json").read_text())
+    assert (result["networks"], result["tasks"], result["diverged"]) == (200, 10, 0)
+    assert result["train_accuracy"]["mean"] > 0.98
+    cells = {(c["features"], c["chain"]): c for c in result["cells"] if c["protocol"] == "classification"}
+    for chain in (3, 4):
+        for features in ("chain", "chain_unit", "chain_folded"):
+            assert cells[features, chain]["p_chance"] < 1e-6, (features, chain)
+    for chain in (1, 2, 3, 4):
+        assert cells["raw", chain]["p_chance"] > 1e-3
+    assert {c["control"] for c in result["controls"]} == {"A/A", "untrained"}
+    assert min(c["p_two_sided"] for c in result["controls"]) > 1e-3
+    assert (tmp_path / "report.html").stat().st_size > 10_000

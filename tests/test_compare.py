@@ -75,6 +75,10 @@ def test_convolutions():
     rows = wsfast.compare(net, net)
     assert [r["chain"] for r in rows] == [1, 2]
     assert rows[1]["cosine"] == pytest.approx(1, abs=1e-6)
+    channels = (3, 4, 4, 4, 4, 4, 4, 4, 4)  # the eighth chain of RGB images would have d = 129,140,163
+    deep = [nn.Conv2d(n_in, n, 3, padding=1) for n_in, n in pairwise(channels)]
+    rows = wsfast.compare(nn.Sequential(*deep, nn.Linear(4, 2)), nn.Sequential(*deep[:6]))
+    assert [r["chain"] for r in rows] == [1, 2, 3, 4]
 
 
 def test_recurrent_networks_in_another_order(tmp_path):

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import wsfast
-from wsfast import chains, cli, protocols
+from wsfast import chains, cli, crossing, protocols
 from wsfast.inference import holm, p_mcnemar
 
 
@@ -68,6 +68,33 @@ def test_across_sets_it_is_the_same_classifier_elsewhere(zoo, noisy):
     assert c["p_mcnemar"] == p_mcnemar(c["only_cross"], c["only_within"])
     family = [found[chain, "classification", "a", "b"] for chain in (1, 2, 3)]
     assert [c["p_holm"] for c in family] == holm([c["p_mcnemar"] for c in family])
+
+
+def test_networks_of_one_start_are_on_one_side(zoo):
+    """Of one seed, whatever either set lacks; noisy copies of a's own networks would be found by their very weights."""
+    rng = np.random.default_rng(1)
+    fewer = zoo[np.flatnonzero((zoo.repeats < 7) & ~((zoo.labels == 1) & (zoo.repeats == 2)))]
+    arrays = {
+        name: w + 0.1 * w.std() * rng.standard_normal(w.shape).astype(np.float32)
+        for name, w in fewer.parameters.items()
+    }
+    fewer = replace(fewer, parameters=arrays)[rng.permutation(len(fewer))]
+    for a, b in ((zoo, fewer), (fewer, zoo), (zoo[zoo.repeats > 1], fewer)):
+        parts = crossing._classification_splits({"a": a, "b": b}, 0)
+        train, test = ({key: set(zip(z.labels[p], z.repeats[p], strict=True)) for key, z, p in
+                        (("a", a, parts["a"][side]), ("b", b, parts["b"][side]))} for side in (0, 1))  # fmt: skip
+        for key, other in (("a", "b"), ("b", "a")):
+            assert not train[key] & test[other]
+            assert {t for t, _ in train[key]} == {t for t, _ in test[key]} == set(range(4))
+    found = cells(wsfast.cross(zoo, fewer, features="raw", progress=False))
+    assert found[2, "classification", "a", "b"]["accuracy"] < 0.7
+    other = replace(fewer, info={**fewer.info, "seed": 1})
+    independent = crossing._classification_splits({"a": zoo, "b": other}, 0)
+    for key, z in (("a", zoo), ("b", other)):
+        for got, want in zip(independent[key], protocols.classification_split(z.labels, 0), strict=True):
+            np.testing.assert_array_equal(got, want)
+    with pytest.raises(ValueError, match=r"sets of one seed share leaves nothing .* of [ab]'s tasks \[.*more repeats"):
+        wsfast.cross(*(zoo[np.isin(zoo.repeats, own)] for own in ([0, 1], [0, 9])))
 
 
 def test_retrieval_trains_and_ranks_on_other_tasks(zoo, noisy):
@@ -134,6 +161,24 @@ def test_sets_that_cannot_be_crossed(zoo, tmp_path, capsys):
     zoo.save(tmp_path / "a")
     assert cli.main(["cross", str(tmp_path / "a"), str(tmp_path / "missing")]) == 2
     assert "holds no weight set" in capsys.readouterr().err
+
+
+def test_convolutional_networks_of_other_shapes():
+    """Depth, width, blocks and activations may differ, the images' channels may not."""
+
+    def drawn(name, shape, width):
+        net = wsfast.network(name, shape, 2, width)
+        rng = np.random.default_rng(net.size)
+        arrays = {p.name: rng.uniform(0.1, 1, (20, *p.shape)).astype(np.float32) for p in net.parameters}
+        return wsfast.WeightSet(net, arrays, np.arange(20) // 5, np.arange(20) % 5, tuple("abcd"))
+
+    plain, rgb = drawn("plainnet5", (3, 32, 32), 2), (3, 32, 32)
+    for other in (drawn("plainnet6", rgb, 2), drawn("plainnet5-leaky", rgb, 3), drawn("resnet5", rgb, 2)):
+        for features in ("chain", "chain_folded"):
+            found = wsfast.cross(plain, other, features=features, progress=False).to_dict()["cells"]
+            assert {c["chain"] for c in found} == {1, 2, 3, 4}
+    with pytest.raises(ValueError, match=r"chain 1 is 27 x 27 in a \(plainnet5\) and 9 x 9 in b \(plainnet5\)"):
+        wsfast.cross(plain, drawn("plainnet5", (1, 32, 32), 2))
 
 
 def test_raw_layers_must_have_the_same_shape(zoo, other):

@@ -184,7 +184,7 @@ def test_a_study_of_convolutional_networks(plain):
 @pytest.fixture(scope="module")
 def surnames():
     """Two tasks of surnames, 1,200 names a network."""
-    tasks = wsfast.tasks("names", n=2)
+    tasks = wsfast.tasks("faker_surnames", n=2)
     return replace(tasks, recipe=replace(tasks.recipe, epochs=3, decay_epochs=(2,), steps=400))
 
 
@@ -241,14 +241,16 @@ def test_what_recurrent_networks_cannot_be_trained_with(surnames, four_tasks):
             wsfast.generate("gru2", surnames, repeats=1, recipe=replace(surnames.recipe, **change))
     empty = surnames.x.copy()
     empty[7] = surnames.shape[1]
-    with pytest.raises(ValueError, match=r"name 7 of names has no letter"):
+    with pytest.raises(ValueError, match=r"name 7 of faker_surnames has no letter"):
         wsfast.generate("gru2", replace(surnames, x=empty), repeats=1)
     first = surnames[0]
     own = first.train_labels == 0
     half = replace(first, train_rows=first.train_rows[own], train_labels=first.train_labels[own])
     with pytest.raises(ValueError, match=rf"a class of task {re.escape(first.name)} has no training name"):
         wsfast.generate("gru2", replace(surnames, tasks=(half,)), repeats=1)
-    with pytest.raises(ValueError, match=r"names and recipes with steps are for gru2, mlp4 has no use for them"):
+    with pytest.raises(
+        ValueError, match=r"faker_surnames and recipes with steps are for gru2, mlp4 has no use for them"
+    ):
         wsfast.generate("mlp4", surnames, repeats=1)
     with pytest.raises(ValueError, match=r"digits and recipes with steps are for gru2"):
         wsfast.generate("mlp4", four_tasks, repeats=1, recipe=surnames.recipe)

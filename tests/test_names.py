@@ -4,6 +4,7 @@ import pytest
 import wsfast
 from wsfast import datasets, names
 from wsfast.recipe import Recipe
+from wsfast.verifying import verify
 
 
 @pytest.fixture
@@ -41,6 +42,7 @@ def test_surnames_without_a_data_root_are_fakers(no_root):
     assert tasks.classes == 2
     assert tasks.source.startswith("Faker ")
     assert "not NameData" in tasks.source
+    assert tasks.name == "faker_surnames"  # what every result and every stored set calls them
     assert tasks.names[0] == "Croatian+Czech"
     assert tasks.x.dtype == np.uint8
     assert tasks.shape == (tasks.x.shape[1], 58)
@@ -55,6 +57,7 @@ def test_surnames_without_a_data_root_are_fakers(no_root):
 
 def test_namedata_is_read_as_described(data_root):
     tasks = wsfast.tasks("names", root=data_root)
+    assert (tasks.name, tasks.source) == ("names", str(data_root / "names"))
     assert tasks.names[0] == "Arabic+Chinese"
     assert len(tasks.tasks[0].train_rows) + len(tasks.tasks[0].test_rows) == 108 + 246
     spellings = {spelled(tasks, row) for row in range(len(tasks.x))}
@@ -110,8 +113,10 @@ def test_bad_input(folder, no_root):
         wsfast.tasks("names", root=folder)
     with pytest.raises(FileNotFoundError, match=r"names is missing \(the data root must hold names/\)"):
         wsfast.tasks("names", root=folder / "names")
-    with pytest.raises(ValueError, match=r"names has 9 tasks, got n=10"):
+    with pytest.raises(ValueError, match=r"faker_surnames has 9 tasks, got n=10"):
         wsfast.tasks("names", n=10)
+    with pytest.raises(ValueError, match=r"split_seed must be at least 0, got -1"):
+        wsfast.tasks("names", split_seed=-1)
     with pytest.raises(TypeError, match=r"digits has no option clean"):
         wsfast.tasks("digits", clean=False)
     with pytest.raises(TypeError, match=r"arrays have no option split_seed"):
@@ -121,5 +126,16 @@ def test_bad_input(folder, no_root):
 
 
 def test_info_says_which_names_there_are(no_root, folder):
-    assert "surnames of the Faker package stand for it" in datasets.found()["names"]
+    assert "faker_surnames stand for it" in datasets.found()["names"]
     assert datasets.found(folder)["names"] == str(folder / "names")
+
+
+def test_a_stored_set_of_fakers_surnames_is_checked_against_them(no_root, folder, monkeypatch):
+    """Also where there is a NameData by now."""
+    recipe = Recipe(momentum=0.0, batch_size=1, epochs=1, decay_epochs=(), steps=5)
+    zoo = folder / "zoo"
+    wsfast.generate("gru2", wsfast.tasks("names"), repeats=1, width=3, recipe=recipe, out=zoo, progress=False)
+    write(folder, A=["a", "b"], B=["c", "d"])
+    monkeypatch.setenv("WSFAST_DATA", str(folder))
+    assert wsfast.tasks("names").name == "names"
+    assert verify(zoo, retrain=2) == []

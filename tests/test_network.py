@@ -163,6 +163,7 @@ def test_the_papers_counts():
     resnet = wsfast.network("resnet5", (3, 32, 32), 4)
     shortcuts = 32 * 64 + 64 * 128 + 128 * 256 + 3 * (64 + 128 + 256)
     assert resnet.size == 390_404 + shortcuts
+    assert len(wsfast.network("plainnet6", (3, 32, 32), 4).chains) == 4  # a fifth would have d = 177,147
     assert [p.name for p in resnet.chain(4)] == [f"conv{k}.weight" for k in range(1, 5)]
     assert resnet.parameter("shortcut2.weight").axes == resnet.parameter("conv2.weight").axes
     assert wsfast.network("plainnet6", (3, 32, 32), 4).size == 390_404 + 9 * 256 * 256 + 3 * 256

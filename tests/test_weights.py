@@ -85,6 +85,8 @@ def test_residual_networks_that_cannot_be_read_are_refused():
         WeightSet.from_torch([Blocks(sign=-1)])
     with pytest.raises(ValueError, match=r"model 0: cannot read layer 'act' .LeakyReLU.; want Linear, then ReLU"):
         WeightSet.from_torch([Blocks(order="before")])
+    with pytest.raises(ValueError, match=r"model 0: cannot read layer '1' .BatchNorm1d.; want .* and eps 1e-05"):
+        WeightSet.from_torch([nn.Sequential(nn.Linear(6, 4), nn.BatchNorm1d(4, eps=1e-3), nn.Linear(4, 2))])
     with pytest.raises(ValueError, match=r"model 1 has the shape 6-4-4-3, model 0 6-5-5-3"):
         WeightSet.from_torch([Blocks(), Blocks(4)])
 
@@ -118,6 +120,7 @@ def small_cnn(conv=None, norm=None, act=None, pool=None, gap=None, channels=6, s
         {"conv": nn.Conv2d(5, 6, 3, stride=2, padding=1), "pool": nn.Identity()},
         {"norm": nn.ReLU(), "act": nn.BatchNorm2d(6)},
         {"act": nn.LeakyReLU(0.3), "norm": nn.BatchNorm2d(6, affine=False)},
+        {"conv": nn.Conv2d(5, 6, 3, padding="same"), "pool": nn.Dropout2d()},
     ],
 )
 def test_anyones_convolutional_networks_keep_their_outputs(changes):
@@ -157,12 +160,15 @@ def test_convolutional_round_trip_through_torch(name):
         ({"conv": nn.Conv2d(5, 6, 3, stride=(1, 2), padding=1)}, r"layer '1' .Conv2d.: stride \(1, 2\), want 1"),
         ({"conv": nn.Conv2d(7, 6, 3, padding=1)}, r"layer '1' .Conv2d.: in_channels 7, want 5"),
         ({"norm": nn.BatchNorm2d(7)}, r"layer '2' .BatchNorm2d.: num_features 7, want 6"),
+        ({"norm": nn.BatchNorm2d(6, eps=1e-3)}, r"layer '2' .BatchNorm2d.: eps 0.001, want 1e-05"),
         ({"norm": nn.BatchNorm2d(6, track_running_stats=False)}, r"layer '2' .*track_running_stats False, want True"),
         ({"norm": nn.Identity()}, r"layer '4' .MaxPool2d.: it follows conv, act;"),
-        ({"act": nn.Tanh()}, r"layer '3' .Tanh.: it follows conv, batchnorm;"),
+        ({"conv": nn.Conv2d(5, 6, 3, padding="valid")}, r"layer '1' .Conv2d.: padding valid, want 1"),
+        ({"act": nn.Tanh()}, r"layer '3' .Tanh.: no such layer is known here;"),
+        ({"act": nn.AdaptiveAvgPool2d(1)}, r"layer '3' .AdaptiveAvgPool2d.: it follows conv, batchnorm;"),
         ({"pool": nn.MaxPool2d(3, 2)}, r"layer '4' .MaxPool2d.: kernel_size 3, want 2"),
         ({"pool": nn.MaxPool2d(2, ceil_mode=True)}, r"layer '4' .MaxPool2d.: ceil_mode True, want False"),
-        ({"pool": nn.AvgPool2d(2)}, r"layer '4' .AvgPool2d.: it follows conv, batchnorm, act;"),
+        ({"pool": nn.AvgPool2d(2)}, r"layer '4' .AvgPool2d.: no such layer is known here;"),
         ({"gap": nn.AdaptiveAvgPool2d(2)}, r"layer '6' .AdaptiveAvgPool2d.: output_size 2, want 1"),
         ({"gap": nn.Identity()}, r"layer '7' .Flatten.: it follows conv, batchnorm, act, maxpool;"),
     ],
@@ -174,6 +180,17 @@ def test_convolutional_networks_that_cannot_be_read_are_refused(changes, why):
         WeightSet.from_torch([small_cnn(), small_cnn(**changes)])
 
 
+class Wrapped(nn.Module):
+    """A convolutional network whose outputs go through a function."""
+
+    def __init__(self, after):
+        super().__init__()
+        self.inner, self.after = small_cnn(), after
+
+    def forward(self, x):
+        return self.after(self.inner(x))
+
+
 def test_unfinished_and_unlike_convolutional_networks_are_refused():
     with pytest.raises(ValueError, match=r"model 0 ends after maxpool; want AdaptiveAvgPool2d.1., Flatten, Linear"):
         WeightSet.from_torch([nn.Sequential(*small_cnn()[:5])])
@@ -182,16 +199,13 @@ def test_unfinished_and_unlike_convolutional_networks_are_refused():
     with pytest.raises(ValueError, match=r"model 1 has the shape 3-32-32-5-9-4, model 0 3-32-32-5-6-4"):
         WeightSet.from_torch([small_cnn(), small_cnn(channels=9)])
 
-    class Doubled(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.inner = small_cnn()
-
-        def forward(self, x):
-            return 2 * self.inner(x)
-
-    with pytest.raises(ValueError, match=r"model 0 does not compute what its layers say"):
-        WeightSet.from_torch([Doubled()])
+    for forward, why in (
+        (lambda y: 2 * y, "does not compute what its layers say"),
+        (lambda y: (y, y), "must return its logits alone, got tuple"),
+        (lambda y: y.reshape(-1, 3), r"cannot be copied and run on \[8, 3, 32, 32\]: shape '\[-1, 3\]' is invalid"),
+    ):
+        with pytest.raises(ValueError, match="model 0 " + why):
+            WeightSet.from_torch([Wrapped(forward)])
 
 
 class Names(nn.Module):

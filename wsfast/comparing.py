@@ -11,6 +11,7 @@ import numpy as np
 
 from . import backends
 from .chains import chain_factor
+from .families import DEEPEST
 from .importing import is_link, read_state
 from .stacking import float32_array
 from .weights import DIVERGED, WeightSet
@@ -24,8 +25,8 @@ def compare(a: Any, b: Any, *, backend: str | None = None) -> list[dict[str, Any
     a, b: an nn.Module, a state dict, the path of a file that holds one, or a WeightSet of one network. The weights of a
     module, a state dict or a file are its linear layers and 3x3 convolutions in their order (.safetensors keeps none:
     that of the numbers in their names, or the only one that their sizes allow); the last one is taken for the
-    classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over. A recurrent
-    nn.Module is read by `WeightSet.from_torch`.
+    classifier and left out, as in the paper; 1x1 convolutions (shortcuts) and vectors are passed over, and convolutions
+    after the fourth. A recurrent nn.Module is read by `WeightSet.from_torch`.
 
     One dict a chain that both have: chain (1, 2, ...); cosine, <G_a, G_b> / (|G_a| |G_b|) of the chain Grams (arXiv
     2208.04369, eq. 18); centred, the same of Grams centred over the inputs (linear CKA between the two maps' rows,
@@ -108,10 +109,10 @@ def _weights(network: Any, name: str) -> list[np.ndarray]:
         if w.shape[1] != chain[-1].shape[-1]:
             raise ValueError(
                 f"{name}: weight {len(chain) + 1} takes {w.shape[1]} inputs, the one before it gives "
-                f"{chain[-1].shape[-1]}: not a chain"
+                f"{chain[-1].shape[-1]}: not a chain (of a recurrent network hand over the nn.Module)"
             )
         chain.append(w)
-    return chain
+    return chain[:DEEPEST] if chain[0].ndim > 3 else chain
 
 
 def _input_first(value: Any, what: str) -> np.ndarray:

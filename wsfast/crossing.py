@@ -16,10 +16,7 @@ from .table import TITLES, interval, percent
 from .weights import WeightSet, usable
 
 SCHEMA = 1
-PROTOCOLS: dict[str, tuple[Any, Any]] = {  # how a set is split, and the test of a model on the parts that follow
-    "classification": (classification_split, classify),
-    "retrieval": (retrieval_split, rank),
-}
+PROTOCOLS: dict[str, Any] = {"classification": classify, "retrieval": rank}  # the test of a model on parts of a set
 SETS = ("a", "b")
 
 
@@ -54,8 +51,9 @@ def cross(
     a, b: WeightSets or the folders of stored ones; hidden widths may differ, the chains' Grams may not. For every chain
     that both have, classification and retrieval, in both directions: the classifier learns from one set's training part
     and is tested on the other's test part, split as in a study; beside it the classifier of the tested set itself, on
-    the same networks. features: of `wsfast.chains.FEATURES`. classifier: as study. seed: of both splits. Diverged
-    networks are left out.
+    the same networks. Networks that start from the same weights (one seed, task and repeat in both sets) are never on
+    both sides. features: of `wsfast.chains.FEATURES`. classifier: as study. seed: of both splits. Diverged networks are
+    left out.
 
     numbers: a, b (network, data, networks, diverged, seed); cells, a dict each: chain, protocol, trained_on, tested_on
     ("a" or "b"), n, errors, accuracy, chance, ci95, bootstrap95; where the two sets differ also drop (in accuracy,
@@ -71,7 +69,10 @@ def cross(
     _same_tasks(sets)
     chains = _same_chains(sets, features)
     labels = {key: zoo.labels for key, zoo in sets.items()}
-    splits = {name: {key: split(labels[key], seed) for key in SETS} for name, (split, _) in PROTOCOLS.items()}
+    splits: dict[str, dict[str, tuple[np.ndarray, ...]]] = {
+        "classification": _classification_splits(sets, seed),
+        "retrieval": {key: retrieval_split(labels[key], seed) for key in SETS},
+    }
     cells: list[dict[str, Any]] = []
     with Progress("cross", len(chains), "chain", progress) as said:
         for chain in chains:
@@ -79,7 +80,7 @@ def cross(
             kernel = {(key, key): feature_kernel(features, sets[key], **options) for key in SETS}
             kernel["a", "b"] = feature_kernel(features, sets["a"], sets["b"], **options)
             kernel["b", "a"] = kernel["a", "b"].T
-            for protocol, (_, test) in PROTOCOLS.items():
+            for protocol, test in PROTOCOLS.items():
                 outcomes: dict[tuple[str, str], Outcome] = {}
                 for trained in SETS:
                     train = splits[protocol][trained][0]
@@ -126,6 +127,33 @@ def _same_chains(sets: dict[str, WeightSet], features: str) -> range:
             )
             raise ValueError(f"cross: chain {chain} is {a} and {b}: a classifier of one cannot read the other")
     return chains
+
+
+def _classification_splits(sets: dict[str, WeightSet], seed: int) -> dict[str, tuple[np.ndarray, ...]]:
+    """(train, test) positions of each set.
+
+    Where both come from one seed, a repeat of a task is on the same side in both: its networks start from the same
+    weights, and a classifier that learned from the one would know the other again.
+    """
+    if len({zoo.info.get("seed", key) for key, zoo in sets.items()}) > 1:
+        return {key: classification_split(zoo.labels, seed) for key, zoo in sets.items()}
+    starts = {key: zoo.labels << 32 | zoo.repeats for key, zoo in sets.items()}
+    every = np.unique(np.concatenate(list(starts.values())))
+    only_a, only_b = (~np.isin(every, starts[key]) for key in reversed(SETS))
+    stratum = 3 * (every >> 32) + only_a + 2 * only_b  # each is split on its own, so that every set gets its share
+    strata, counts = np.unique(stratum, return_counts=True)
+    stratum -= np.where(np.isin(stratum, strata[counts == 1]), stratum % 3, 0)  # one network cannot be split
+    train = every[classification_split(stratum, seed)[0]]
+    found: dict[str, tuple[np.ndarray, ...]] = {}
+    for key, zoo in sets.items():
+        seen = np.isin(starts[key], train)
+        if lacking := set(zoo.labels[seen].tolist()) ^ set(zoo.labels[~seen].tolist()):
+            raise ValueError(
+                f"cross: the split that sets of one seed share leaves nothing to train on or to test of {key}'s tasks "
+                f"{sorted(lacking)} (generate more repeats, or the sets from different seeds)"
+            )
+        found[key] = np.flatnonzero(seen), np.flatnonzero(~seen)
+    return found
 
 
 def _cells(where: dict[str, Any], outcomes: dict[tuple[str, str], Outcome], seed: int) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ import numpy as np
 from . import names
 from .recipe import DIGITS, NAMES, PAPER, Recipe
 
-PER_GROUP = {"cifar100": 2, "tiny_imagenet": 4, "names": 2}  # classes of one task
+PER_GROUP = {"cifar100": 2, "tiny_imagenet": 4, "names": 2, "faker_surnames": 2}  # classes of one task
 CIFAR100_MEAN, CIFAR100_STD = (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)  # of the 50,000 training images
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # torchvision's
 
@@ -125,23 +125,37 @@ def tiny_imagenet(n: int | None, root: Any) -> Data:
 
 
 def surnames(n: int | None, root: Any, clean: bool = True, split_seed: int = 0) -> Data:
-    """Surnames by language, two languages a task in the order of their names; half of each language trains.
-
-    NameData (names/LANGUAGE.txt, 18 languages) where a data root has it, else the Faker package's surnames. x uint8
-    [n, longest] letters of `names.ALPHABET`, its size past a name's end.
-    """
+    """NameData (names/LANGUAGE.txt, 18 languages) where a data root has it, else `faker_surnames`, which say so."""
     folder = _name_folder(root)
-    by_language, source = (names.read(folder, clean), str(folder)) if folder else names.embedded(clean)
-    groups = _groups("names", len(by_language), n)
-    y = np.repeat(np.arange(len(by_language)), [len(v) for v in by_language.values()])
+    if folder is None:
+        return faker_surnames(n, root, clean, split_seed)
+    return _by_language("names", names.read(folder, clean), str(folder), n, clean, split_seed)
+
+
+def faker_surnames(n: int | None, root: Any, clean: bool = True, split_seed: int = 0) -> Data:
+    """The surnames inside the Faker package."""
+    return _by_language("faker_surnames", *names.embedded(clean), n, clean, split_seed)
+
+
+def _by_language(
+    name: str, found: dict[str, list[str]], source: str, n: int | None, clean: bool, split_seed: int
+) -> Data:
+    """Names by language, two languages a task in the order given; half of each language trains.
+
+    x uint8 [n, longest] letters of `names.ALPHABET`, its size past a name's end.
+    """
+    groups = _groups(name, len(found), n)
+    if split_seed < 0:
+        raise ValueError(f"tasks: split_seed must be at least 0, got {split_seed}")
+    y = np.repeat(np.arange(len(found)), [len(v) for v in found.values()])
     test = np.zeros(len(y), bool)
-    for c in range(len(by_language)):
+    for c in range(len(found)):
         own = np.flatnonzero(y == c)
         test[np.random.default_rng([split_seed, c]).permutation(own)[: len(own) // 2]] = True
-    x = names.encode([name for v in by_language.values() for name in v])
+    x = names.encode([each for v in found.values() for each in v])
     shape = x.shape[1], len(names.ALPHABET)
     source += "" if clean else ", not cleaned"
-    return Data("names", x, y, shape, [1.0], [0.0], source, groups, test, list(by_language), NAMES)
+    return Data(name, x, y, shape, [1.0], [0.0], source, groups, test, list(found), NAMES)
 
 
 LOADERS: dict[str, Callable[..., Data]] = {
@@ -149,8 +163,9 @@ LOADERS: dict[str, Callable[..., Data]] = {
     "cifar100": cifar100,
     "tiny_imagenet": tiny_imagenet,
     "names": surnames,
+    "faker_surnames": faker_surnames,
 }
-OPTIONS = {"names": ("clean", "split_seed")}  # of single data sets
+OPTIONS = dict.fromkeys(("names", "faker_surnames"), ("clean", "split_seed"))  # of single data sets
 
 
 def from_arrays(x: Any, y: Any) -> Data:
@@ -193,8 +208,8 @@ def found(root: Any = None) -> dict[str, str]:
         except FileNotFoundError as error:
             said[name] = f"not found: {error}"
     if said["names"].startswith("not found"):
-        said["names"] += "; surnames of the Faker package stand for it"
-    return said
+        said["names"] += "; faker_surnames stand for it"
+    return said | {"faker_surnames": "inside the Faker package"}
 
 
 def _name_folder(root: Any) -> Path | None:

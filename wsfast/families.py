@@ -7,6 +7,8 @@ from typing import Any
 
 from .declaration import Layer, Network, activation, batchnorm, conv, linear
 
+DEEPEST = 4  # chain of convolutions: d grows ninefold with each, to 19,683 from three channels, then 177,147
+
 
 def mlp(
     input_shape: tuple[int, ...],
@@ -73,7 +75,7 @@ def plainnet(
 ) -> Network:
     """Units of (3x3 convolution, BatchNorm, activation, 2x2 max pool) to `channels`; global mean pool; linear layer.
 
-    norm_last: BatchNorm after the activation. Chain l = 1, 2, ... multiplies the first l convolutions.
+    norm_last: BatchNorm after the activation. Chain l = 1 .. 4 multiplies the first l convolutions.
     """
     units = [Unit(n, slope, pool=True, norm_last=norm_last) for n in channels]
     if options is None:
@@ -106,8 +108,9 @@ def convolutional(
 ) -> Network:
     """Units one after the other, global mean pool, a linear layer: what `wsfast.reference.cnn` trains.
 
-    A unit's convolution, BatchNorm and shortcut share a permutation group; shortcuts are no part of a chain. ValueError
-    for images that the pools leave nothing of, and for a shortcut without a unit before it or with norm_last.
+    A unit's convolution, BatchNorm and shortcut share a permutation group; shortcuts are no part of a chain, and the
+    first four units alone have chains. ValueError for images that the pools leave nothing of, and for a shortcut
+    without a unit before it or with norm_last.
     """
     least = smallest_image(units)
     if len(input_shape) != 3 or min(input_shape[1:]) < least:
@@ -134,7 +137,7 @@ def convolutional(
         n_in, group_in = n, group
     layers += [Layer("gap", "mean_pool"), linear("fc", n_in, classes, group_in, None)]
     weights = tuple(f"conv{k}.weight" for k in range(1, len(units) + 1))
-    chains = tuple(weights[:k] for k in range(1, len(weights) + 1))
+    chains = tuple(weights[:k] for k in range(1, min(len(weights), DEEPEST) + 1))
     if options is None:
         options = {"units": tuple(asdict(unit) for unit in units)}
     return Network(name, tuple(input_shape), classes, tuple(layers), chains, options)

@@ -15,6 +15,7 @@ from .families import fully_connected, mlp
 from .interop_cnn import SKIPPED, read_cnn
 from .interop_gru import read_gru
 from .modules import to_module
+from .reference.batchnorm import EPS
 from .stacking import float32_array, from_states
 
 _SUMS = (operator.add, operator.iadd, torch.add)
@@ -129,7 +130,7 @@ def _read_graph(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]
         elif follows and isinstance(module, (nn.ReLU, nn.LeakyReLU)) and reached == 1:
             slopes[-1] = module.negative_slope if isinstance(module, nn.LeakyReLU) else 0.0
             reached = 2
-        elif follows and isinstance(module, nn.BatchNorm1d) and reached in (1, 2) and module.track_running_stats:
+        elif follows and isinstance(module, nn.BatchNorm1d) and reached in (1, 2) and _as_ours(module):
             norms[-1] = 1
             reached = 3
         elif node.target in _SUMS and reached in (1, 2, 3) and now in node.args and outputs.keys() & set(node.args):
@@ -139,12 +140,17 @@ def _read_graph(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]
             what = f"layer {str(node.target)!r} ({type(module).__name__})" if module else f"operation {node.name!r}"
             raise ValueError(
                 f"from_torch: {where}: cannot read {what}; want Linear, then ReLU or LeakyReLU, BatchNorm1d with "
-                "running statistics, a sum with the output of an earlier Linear's group, each at most once, in order"
+                f"running statistics and eps {EPS:g}, a sum with the output of an earlier Linear's group, each at most "
+                "once, in order"
             )
         if isinstance(module, (nn.Linear, nn.BatchNorm1d)):
             sources.append(module)
         now = node
     return fully_connected((sizes[0],), sizes[-1], tuple(sizes[1:-1]), slopes, norms, adds), sources
+
+
+def _as_ours(norm: nn.BatchNorm1d) -> bool:
+    return norm.track_running_stats and norm.eps == EPS
 
 
 def _shapes(network: Network) -> str:
@@ -153,13 +159,22 @@ def _shapes(network: Network) -> str:
 
 
 def _same_outputs(model: nn.Module, rebuilt: nn.Module, probe: torch.Tensor, i: int) -> None:
-    twin = copy.deepcopy(model).cpu().double().eval()
+    try:
+        twin = copy.deepcopy(model).cpu().double().eval()
+        with torch.no_grad():
+            want = twin(probe.double())
+    except (  # of anyone's own forward
+        AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError,
+    ) as error:  # fmt: skip
+        raise ValueError(f"from_torch: model {i} cannot be copied and run on {list(probe.shape)}: {error}") from error
+    if not isinstance(want, torch.Tensor):
+        raise ValueError(f"from_torch: model {i} must return its logits alone, got {type(want).__name__}")
     with torch.no_grad():
-        want, got = twin(probe.double()), rebuilt.double()(probe.double())
+        got = rebuilt.double()(probe.double())
     largest = float(want[want.isfinite()].abs().max()) if want.isfinite().any() else 0.0  # others must be the same
     alike = partial(torch.allclose, rtol=1e-6, atol=1e-6 * (largest + 1), equal_nan=True)
     if want.shape != got.shape or not alike(want, got):
         raise ValueError(
             f"from_torch: model {i} does not compute what its layers say, taken in order (outputs {tuple(want.shape)}, "
-            f"rebuilt {tuple(got.shape)}); its state_dict() or from_arrays give its weights to chains all the same"
+            f"rebuilt {tuple(got.shape)}); linear layers' matrices give chains all the same, by from_arrays"
         )

@@ -9,8 +9,9 @@ from .declaration import Network
 from .families import Unit, convolutional, smallest_image
 from .kernel_arguments import UNITS
 from .modules import Add, MeanPool
+from .reference.batchnorm import EPS
 
-SKIPPED = (nn.Sequential, nn.Identity, nn.Dropout)  # containers, and what eval mode passes through
+SKIPPED = (nn.Sequential, nn.Identity, nn.Dropout, nn.Dropout2d)  # containers, and what eval mode passes through
 SIZE = 32  # of the declared images: a model with a global mean pool does not say
 OPS = {
     nn.Conv2d: "conv",
@@ -44,11 +45,13 @@ def read_cnn(model: nn.Module, where: str) -> tuple[Network, list[nn.Module]]:
     for name, module in leaves:
         if isinstance(module, SKIPPED):
             continue
-        op = OPS.get(type(module), "unknown")
+        op = OPS.get(type(module), "")
         begins = not ops or (ops in WHOLE and op in ("conv", "mean_pool"))
         after, ops = ops, (op,) if begins else (*ops, op)
-        known = any(ops == whole[: len(ops)] for whole in WHOLE | ENDS)
-        wrong = _misfit(module, begins, channels, units) if known else f"it follows {', '.join(after) or 'nothing'}"
+        if any(ops == whole[: len(ops)] for whole in WHOLE | ENDS):
+            wrong = _misfit(module, begins, channels, units)
+        else:
+            wrong = f"it follows {', '.join(after) or 'nothing'}" if op else "no such layer is known here"
         if wrong:
             raise ValueError(
                 f"from_torch: {where}: cannot read layer {name!r} ({type(module).__name__}): {wrong}; want units of "
@@ -86,7 +89,7 @@ def _misfit(module: nn.Module, begins: bool, channels: list[int], units: list[Un
         wanted |= {"padding_mode": "zeros", "in_channels": channels[-1 if begins else -2] if channels else None}
         wanted |= {} if begins else {"out_channels": channels[-1]}
     elif isinstance(module, nn.BatchNorm2d):
-        wanted = {"num_features": channels[-1], "track_running_stats": True}
+        wanted = {"num_features": channels[-1], "track_running_stats": True, "eps": EPS}
     elif isinstance(module, nn.MaxPool2d):
         wanted = {"kernel_size": 2, "stride": 2, "padding": 0, "dilation": 1, "ceil_mode": False}
     elif isinstance(module, nn.AdaptiveAvgPool2d):
@@ -94,6 +97,6 @@ def _misfit(module: nn.Module, begins: bool, channels: list[int], units: list[Un
     elif isinstance(module, nn.Linear):
         wanted = {"in_features": channels[-1]}
     for name, want in wanted.items():
-        if want is not None and (got := getattr(module, name)) not in (want, (want, want)):
+        if want is not None and (got := getattr(module, name)) not in (want, (want, want), "same"):
             return f"{name} {got}, want {want}"
     return ""

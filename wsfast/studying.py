@@ -17,6 +17,7 @@ from .events import Progress
 from .initial import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
 from .protocols import CLASSIFIERS, classification, classification_split, permutation_test, retrieval_split
+from .published import add_published
 from .result import Result
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
 from .table import TITLES, table
@@ -154,6 +155,7 @@ def study(
                 said.advance()
                 said.finished(control=name, chain=chain)
     correct(cells, alpha)
+    add_published(cells, zoo.network.name, zoo.info.get("data", "unknown"))
     numbers = {
         **_about(zoo, good, plan, others, time.perf_counter() - start),
         "cells": cells,

@@ -28,6 +28,8 @@ def table(n: dict[str, Any]) -> str:
     ]
     for (features, protocol, solver), family in families(n["cells"]).items():
         lines.append(_row(TITLES[features], protocol, solver, percent(family[0]["chance"]), map(_accuracy, family)))
+        if any("published" in c for c in family):
+            lines.append(_row("  published", "", "", "", map(_published, family)))
         if features == "chain" and solver != "cosine":  # the verdict's cells; results.json has these for all
             if "bootstrap95" in family[0]:
                 lines.append(_row("  tasks resampled", "", "", "", [interval(c["bootstrap95"]) + " " for c in family]))
@@ -47,6 +49,8 @@ def table(n: dict[str, Any]) -> str:
         "",
         "accuracy or R2 in % [exact 95 % interval]; * an error below alpha is established (Holm over the chains)",
     ]
+    if any("published" in c for c in n["cells"]):
+        lines.append("published: arXiv 2208.04369, with its own data, recipe and 100 networks a task")
     for protocol in ("classification", "retrieval"):
         v = n["verdict"][protocol]
         said = "established" if v["established"] else "not established"
@@ -88,6 +92,10 @@ def interval(shares: Sequence[float]) -> str:
 
 def _accuracy(cell: dict[str, Any]) -> str:
     return f"{percent(cell['accuracy'])} {interval(cell['ci95'])}" + ("*" if cell.get("established") else " ")
+
+
+def _published(cell: dict[str, Any]) -> str:
+    return f"{percent(cell['published'])} " if "published" in cell else "- "
 
 
 def _over_seeds(cell: dict[str, Any]) -> str:

@@ -137,9 +137,10 @@ def tasks(
     `tasks("digits")`: scikit-learn's 8x8 digits, the 45 pairs of classes. `tasks("cifar100")`: classes (2i, 2i+1), 50
     tasks, from `cifar-100-python/`. `tasks("tiny_imagenet")`: four classes each in folder order, 50 tasks, 32x32
     pixels, from `tiny-imagenet-200/`. `tasks("names", clean=True, split_seed=0)`: surnames of two languages each, 9
-    tasks, from `names/*.txt` (NameData), or of the Faker package where root is None and there is no such folder; half
-    of each language trains, drawn from split_seed; clean: junk and repeated lines left out (`wsfast.names.tidy`). root:
-    the folder that holds them, the environment's WSFAST_DATA where None.
+    tasks, from `names/*.txt` (NameData), or where root is None and there is no such folder `tasks("faker_surnames")`,
+    those of the Faker package, the set's name in every result; half of each language trains, drawn from split_seed;
+    clean: junk and repeated lines left out (`wsfast.names.tidy`). root: the folder that holds them, the environment's
+    WSFAST_DATA where None.
 
     `tasks(x, y, groups=...)`: x [samples, ...] uint8 or float (images as [channels, height, width]), y [samples]
     integers. groups: a list of tuples of classes, one task each; or an array [samples] that gives each sample's task;
