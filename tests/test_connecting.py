@@ -157,6 +157,14 @@ def test_on_the_command_line(zoo, tmp_path, capsys):
     assert "backend numba runs on cpu, not on cuda" in capsys.readouterr().err
 
 
+def test_networks_without_symmetries_are_not_aligned(four_tasks, tmp_path, capsys):
+    recipe = wsfast.Recipe(lr=0.1, batch_size=32, epochs=1, decay_epochs=())
+    zoo = wsfast.generate("mlp4-sigma", four_tasks, repeats=2, width=8, recipe=recipe, progress=False)
+    zoo.save(tmp_path / "zoo")
+    assert cli.main(["connectivity", str(tmp_path / "zoo"), "--points", "3", "--json"]) == 0
+    assert {row["line"] for row in json.loads(capsys.readouterr().out)["lines"]} == {"naive", "init"}
+
+
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_convolutional_networks(backend):
     rng = np.random.default_rng(4)
@@ -182,6 +190,7 @@ def test_bad_input(zoo, four_tasks):
         ({"zoo": imported}, r"has 2 classes and labels up to 4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
         ({"zoo": small}, r"the set takes \(3,\), has 2 classes"),
         ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),
+        ({"seed": -1}, r"connectivity: seed must be 0\.\.2\^64 - 1, got -1"),
         ({"pairs": 0}, r"pairs must be at least 1, got 0"),
         ({"pairs": np.array([[0, 39]])}, r"both networks of a pair must be of one task"),
         ({"pairs": np.array([[0, 40]])}, r"pairs must be of 0\.\.39, got 0\.\.40"),

@@ -50,7 +50,7 @@ def test_planted_clusters_are_found():
     own, other = np.repeat([0, 1, 2], [2, 5, 3]), np.repeat([2, 0, 1], [4, 3, 1])
     r = np.where(own[:, None] == other, 0.8, 0.02) - np.eye(10, 8) * 0.01
     r[4], r[:, 7], own[4], other[7] = -0.1, 0, -1, -1  # correlates with nobody; a dead unit
-    found = clustered(r, 2)
+    found = clustered(r, 2, seed=2**63)
     assert found[0][4] == found[1][7] == -1
     for label in (0, 2):
         mine, theirs = found[0][own == label], found[1][other == label]
@@ -248,6 +248,8 @@ def test_bad_input(zoo, inputs, tmp_path):
         wsfast.convergence(zoo, inputs, pairs=0)
     with pytest.raises(ValueError, match=r"clusters must be at least 2, got 1"):
         wsfast.convergence(zoo, inputs, clusters=1)
+    with pytest.raises(ValueError, match=r"convergence: seed must be 0\.\.2\^64 - 1, got -1"):
+        wsfast.convergence(zoo, inputs, seed=-1)
     with pytest.raises(ValueError, match=r"want a task with two usable networks \(generate more repeats\)"):
         wsfast.convergence(zoo[::10], inputs)
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):

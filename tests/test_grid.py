@@ -185,6 +185,8 @@ def test_bad_input(four_tasks, five_tasks):
     wild = replace(RECIPE, lr=1e6)
     for wrong, message in (
         ({"classifier": "forest"}, r"classifier must be one of logistic, ridge, sgd, got 'forest'"),
+        ({"repeats": 1}, r"want 2 repeats and 1 pair or more, got 1 and 5"),
+        ({"pairs": 0}, r"want 2 repeats and 1 pair or more, got 2 and 0"),
         ({"chain": 4}, r"chain must be 1\.\.3 for mlp4, got 4"),
         ({"recipe": wild}, r"standard has 0 usable networks of task 0, 10 of 10 diverged"),
     ):

@@ -19,6 +19,7 @@ from .reference.interpolate import barrier, monotonicity
 from .result import Result
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
+from .training import whole_seed
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -85,7 +86,7 @@ def connectivity(
         zoo = WeightSet.open(zoo)
     if points < 3 or points % 2 == 0:
         raise ValueError(f"connectivity: points must be odd and at least 3, so that one is the middle, got {points}")
-    good = usable("connectivity", zoo)
+    good, seed = usable("connectivity", zoo), whole_seed("connectivity", seed)
     tasks = _tasks(good, tasks, root)
     if isinstance(pairs, int):
         alive = np.flatnonzero(~zoo.diverged)

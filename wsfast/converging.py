@@ -17,6 +17,7 @@ from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result
 from .taskset import TaskSet
+from .training import whole_seed
 from .verifying import trained_on
 from .weights import WeightSet
 
@@ -87,7 +88,7 @@ def convergence(
         raise ValueError(f"convergence: pairs must be at least 1, got {pairs}")
     if clusters is not None and clusters < 2:
         raise ValueError(f"convergence: clusters must be at least 2, got {clusters}")
-    good = zoo[~zoo.diverged]
+    good, seed = zoo[~zoo.diverged], whole_seed("convergence", seed)
     rng = np.random.default_rng([seed, pairs])
     same, other = (_drawn(good.labels, alike, pairs, rng) for alike in (True, False))
     if not len(same):
