@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -92,6 +93,42 @@ def test_alignment_undoes_a_permutation(zoo):
     np.testing.assert_allclose(barrier(loss["aligned"], found.points)[0], 0, atol=1e-6)
 
 
+def test_imported_networks(zoo, four_tasks, result):
+    """The same networks without their seed: the same lines, but for the way from initial weights that nobody knows."""
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(i) for i in range(len(zoo))], zoo.labels)
+    found = wsfast.connectivity(imported, four_tasks, pairs=5, points=5, progress=False)
+    assert {line for line, _, _ in found.curves} == {"naive"}
+    for key, curve in found.curves.items():
+        np.testing.assert_array_equal(curve, result.curves[key])
+    assert "from init" not in found.table()
+    assert "20 pairs of mlp on digits" in found.table()
+
+
+def test_drawn_pairs_are_positions_in_the_set(zoo, four_tasks):
+    arrays = {name: np.array(array) for name, array in zoo.parameters.items()}
+    next(iter(arrays.values()))[[0, 3]] = np.nan
+    broken = replace(zoo, parameters=arrays)
+    found = wsfast.connectivity(broken, four_tasks, pairs=45, points=3, progress=False)
+    assert not np.isin([0, 3], found.pairs).any()
+    assert found.pairs.max() == 39
+    again = wsfast.connectivity(broken, four_tasks, pairs=found.pairs, points=3, progress=False)
+    for key, curve in found.curves.items():
+        np.testing.assert_array_equal(curve, again.curves[key])
+
+
+def test_tasks_without_test_samples(zoo, four_tasks, result):
+    """Their pairs have no test loss; the others' keep theirs."""
+    first = replace(four_tasks[0], test_rows=four_tasks[0].test_rows[:0], test_labels=four_tasks[0].test_labels[:0])
+    tasks = replace(four_tasks, tasks=(first, *four_tasks.tasks[1:]))
+    found = wsfast.connectivity(zoo, tasks, pairs=result.pairs, points=5, progress=False)
+    rows = {(r["line"], r["split"], r["measure"]): r for r in found.to_dict()["lines"]}
+    for split, kept in (("train", slice(None)), ("test", slice(5, None))):
+        row, curve = rows["naive", split, "loss"], result.curves["naive", split, "loss"][kept]
+        assert row["n"] == len(curve)
+        np.testing.assert_allclose(row["curve"], curve.mean(axis=0))
+    assert found.drawn().startswith("<svg")
+
+
 def test_pairs_are_drawn_without_repeats():
     labels = np.repeat([3, 5, 9], [6, 2, 1])
     pairs = draw_pairs(labels, 4, seed=1)
@@ -120,6 +157,14 @@ def test_on_the_command_line(zoo, tmp_path, capsys):
     assert "backend numba runs on cpu, not on cuda" in capsys.readouterr().err
 
 
+def test_networks_without_symmetries_are_not_aligned(four_tasks, tmp_path, capsys):
+    recipe = wsfast.Recipe(lr=0.1, batch_size=32, epochs=1, decay_epochs=())
+    zoo = wsfast.generate("mlp4-sigma", four_tasks, repeats=2, width=8, recipe=recipe, progress=False)
+    zoo.save(tmp_path / "zoo")
+    assert cli.main(["connectivity", str(tmp_path / "zoo"), "--points", "3", "--json"]) == 0
+    assert {row["line"] for row in json.loads(capsys.readouterr().out)["lines"]} == {"naive", "init"}
+
+
 @pytest.mark.parametrize("backend", ["numba", "reference"])
 def test_convolutional_networks(backend):
     rng = np.random.default_rng(4)
@@ -138,10 +183,14 @@ def test_convolutional_networks(backend):
 
 def test_bad_input(zoo, four_tasks):
     two_tasks = wsfast.tasks("digits", n=2)
-    imported = wsfast.WeightSet.from_torch([zoo.to_torch(0), zoo.to_torch(1)])
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(0), zoo.to_torch(1)], labels=[4, 4])
+    small = wsfast.WeightSet.from_arrays([np.ones((2, 3, 4)), np.ones((2, 4, 2))])
     for wrong, message in (
-        ({"zoo": imported}, r"the set was not generated"),
+        ({"zoo": imported, "tasks": None}, r"the set was not generated, want its tasks \(tasks=, label i"),
+        ({"zoo": imported}, r"has 2 classes and labels up to 4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
+        ({"zoo": small}, r"the set takes \(3,\), has 2 classes"),
         ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),
+        ({"seed": -1}, r"connectivity: seed must be 0\.\.2\^64 - 1, got -1"),
         ({"pairs": 0}, r"pairs must be at least 1, got 0"),
         ({"pairs": np.array([[0, 39]])}, r"both networks of a pair must be of one task"),
         ({"pairs": np.array([[0, 40]])}, r"pairs must be of 0\.\.39, got 0\.\.40"),

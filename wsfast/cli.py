@@ -199,12 +199,14 @@ def _cross(args: argparse.Namespace) -> int:
 
 
 def _connectivity(args: argparse.Namespace) -> int:
-    from . import align, connectivity
+    from . import WeightSet, align, connectivity
     from .files import writable_folder
 
-    out = args.out and writable_folder(args.out)
+    out, zoo = args.out and writable_folder(args.out), WeightSet.open(args.zoo)
     options = {name: getattr(args, name) for name in ("pairs", "points", "seed", "backend", "device")}
-    result = connectivity(args.zoo, align=lambda zoo, to: align(zoo, to).zoo, root=args.data_root, **options)
+    if zoo.network.groups:  # else no order of units is a symmetry
+        options["align"] = lambda zoo, to: align(zoo, to).zoo
+    result = connectivity(zoo, root=args.data_root, **options)
     if out:
         result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())

@@ -19,6 +19,7 @@ from .reference.interpolate import barrier, monotonicity
 from .result import Result
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
+from .training import whole_seed
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -31,8 +32,8 @@ Curves = Iterator[tuple[slice, np.ndarray]]  # which lines, loss and error along
 
 @dataclass
 class ConnectivityResult(Result):
-    """numbers: as in connectivity.json. pairs: int64 [P, 2], positions in the set (drawn ones: without its diverged
-    networks); points: t, float64 [L]; curves: (line, "train" or "test", "loss" or "error") -> float64 [P, L]; the lines
+    """numbers: as in connectivity.json. pairs: int64 [P, 2], positions in the set; points: t, float64 [L]; curves:
+    (line, "train" or "test", "loss" or "error") -> float64 [P, L], nan where a pair's task has no such samples; lines
     are "naive", "aligned" and "init", from a pair's second network at initialisation to that network."""
 
     FILES = ("connectivity.json", "barriers.svg")
@@ -65,7 +66,8 @@ def connectivity(
 ) -> ConnectivityResult:
     """Loss and error on straight lines between networks of one task (linear mode connectivity), many pairs at once.
 
-    zoo: a generated WeightSet or its folder. tasks: what it was trained on, loaded by name (from `root`) where None.
+    zoo: a WeightSet or its folder. tasks: what it was trained on, loaded by name (from `root`) where None. An imported
+    set needs them: its label i is tasks[i], and its networks see samples as tasks give them (`TaskSet.inputs`).
     pairs: so many a task, drawn with `seed` among all of its pairs, all where there are fewer; or int [P, 2], positions
     in the set, both of one task. points: on a line, an odd number, from 0 to 1. align: (networks, their references) ->
     the networks, units reordered to match, such as `lambda zoo, to: wsfast.align(zoo, to).zoo`; the lines from the
@@ -74,25 +76,27 @@ def connectivity(
     statistics are interpolated like all parameters. Diverged networks are left out of drawn pairs.
 
     The barrier of a line is its lift over the chord, L(t) - ((1 - t) L(0) + t L(1)): the largest, and at the middle
-    (Frankle et al., ICML 2020). Of every second network also the way from its initial weights, drawn again from its
-    seed: largest rise, share monotone, share of points locally convex and below the chord (Lucas et al., ICML 2021).
+    (Frankle et al., ICML 2020). Of every second network of a generated set also the way from its initial weights, drawn
+    again from its seed: largest rise, share monotone, share of points locally convex and below the chord (Lucas et al.,
+    ICML 2021). Pairs whose task has no test samples are in no mean of these.
 
-    ValueError for sets that were not generated, other tasks, networks that no backend interpolates, or bad pairs.
+    ValueError for imported sets without tasks, other tasks, networks that no backend interpolates, or bad pairs.
     """
     if isinstance(zoo, (str, Path)):
         zoo = WeightSet.open(zoo)
     if points < 3 or points % 2 == 0:
         raise ValueError(f"connectivity: points must be odd and at least 3, so that one is the middle, got {points}")
-    good = usable("connectivity", zoo)
-    if "seed" not in good.info:
-        raise ValueError("connectivity: the set was not generated, its tasks and initial weights are not known")
-    tasks = _tasks(good, root) if tasks is None else tasks
-    if list(good.task_names) != tasks.names or good.network.input_shape != tasks.shape:
-        raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
-    drawn = draw_pairs(good.labels, pairs, seed) if isinstance(pairs, int) else _checked(zoo, np.asarray(pairs))
-    source = good if isinstance(pairs, int) else zoo
-    a, b = source[drawn[:, 0]], source[drawn[:, 1]]
-    lines = {"naive": (a, b), "init": (untrained(b), b)}
+    good, seed = usable("connectivity", zoo), whole_seed("connectivity", seed)
+    tasks = _tasks(good, tasks, root)
+    if isinstance(pairs, int):
+        alive = np.flatnonzero(~zoo.diverged)
+        drawn = alive[draw_pairs(zoo.labels[alive], pairs, seed)]
+    else:
+        drawn = _checked(zoo, np.asarray(pairs))
+    a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
+    lines = {"naive": (a, b)}
+    if "seed" in zoo.info:
+        lines["init"] = (untrained(b), b)
     if align is not None:
         aligned = align(b, a)
         if len(aligned) != len(a) or aligned.network.layers != a.network.layers:
@@ -109,20 +113,34 @@ def connectivity(
                 said.advance(len(measured))
                 said.finished(len(measured), line=name)
             curves |= {(name, s, m): found[:, k, j] for k, s in enumerate(SPLITS) for j, m in enumerate(MEASURES)}
-    rows = [
-        {"line": line, "split": split, "measure": measure, **_summary(line, curve, t)}
-        for (line, split, measure), curve in curves.items()
-        if np.isfinite(curve).all()  # no test samples
-    ]
-    about = {k: good.info.get(k) for k in ("data", "seed", "recipe", "precision")}
+    rows = []
+    for (line, split, measure), curve in curves.items():
+        sampled = np.array([len(getattr(tasks[int(task)], f"{split}_rows")) > 0 for task in a.labels])
+        if sampled.any():
+            which = {"line": line, "split": split, "measure": measure, "n": int(sampled.sum())}
+            rows.append({**which, **_summary(line, curve[sampled], t)})
+    about = {"data": tasks.name, **{k: good.info.get(k) for k in ("seed", "recipe", "precision")}}
     numbers = {"schema": SCHEMA, "network": good.network.name, "networks": len(zoo), "diverged": len(zoo) - len(good)}
     numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(a.labels)), "points": points, "pair_seed": seed}
     numbers |= {"backend": backends.choose(backend, device), **provenance.record(device), "lines": rows}
     return ConnectivityResult(numbers, drawn, t, curves)
 
 
-def _tasks(zoo: WeightSet, root: str | Path | None) -> TaskSet:
-    return named_tasks(zoo.info["data"], n=len(zoo.task_names), root=root)
+def _tasks(zoo: WeightSet, tasks: TaskSet | None, root: str | Path | None) -> TaskSet:
+    """What the set was trained on, checked."""
+    generated = "seed" in zoo.info
+    if tasks is None and not generated:
+        raise ValueError("connectivity: the set was not generated, want its tasks (tasks=, label i is tasks[i])")
+    tasks = named_tasks(zoo.info["data"], n=len(zoo.task_names), root=root) if tasks is None else tasks
+    if generated and list(zoo.task_names) != tasks.names:
+        raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
+    net, flat = zoo.network, (int(np.prod(tasks.shape)),)
+    if net.input_shape not in (tasks.shape, flat) or net.classes != tasks.classes or zoo.labels.max() >= len(tasks):
+        raise ValueError(
+            f"connectivity: the set takes {net.input_shape}, has {net.classes} classes and labels up to "
+            f"{zoo.labels.max()}, tasks of {tasks.name} are {tasks.shape}, {tasks.classes}, 0..{len(tasks) - 1}"
+        )
+    return tasks
 
 
 def draw_pairs(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
@@ -219,16 +237,14 @@ def table(n: dict[str, Any]) -> str:
         if row["line"] != "init":
             said = [_value(row["barrier_max"]), _value(row["barrier_midpoint"])]
             lines.append(_row(TITLES[row["line"]], row["split"], row["measure"], said))
-    lines += ["", _row("line", "split", "of", ["largest rise", "monotone", "convex", "below chord"])]
-    for row in n["lines"]:
-        if row["line"] == "init":
-            shares = [f"{100 * row[key]:.1f}" for key in ("monotone", "locally_convex", "globally_convex")]
-            lines.append(_row(TITLES["init"], row["split"], row["measure"], [_value(row["max_rise"]), *shares]))
-    lines += [
-        "",
-        "mean over pairs [5 %, 95 % of them]; monotone: % of lines; convex, below chord: % of points",
-    ]
-    return "\n".join(lines)
+    legend = "mean over pairs [5 %, 95 % of them]"
+    if rises := [row for row in n["lines"] if row["line"] == "init"]:
+        lines += ["", _row("line", "split", "of", ["largest rise", "monotone", "convex", "below chord"])]
+        legend += "; monotone: % of lines; convex, below chord: % of points"
+    for row in rises:
+        shares = [f"{100 * row[key]:.1f}" for key in ("monotone", "locally_convex", "globally_convex")]
+        lines.append(_row(TITLES["init"], row["split"], row["measure"], [_value(row["max_rise"]), *shares]))
+    return "\n".join([*lines, "", legend])
 
 
 def _row(line: str, split: str, measure: str, values: list[str]) -> str:

@@ -35,7 +35,8 @@ ABOUT = (
     "Units that answer the same to every input (dead) are left out. Pairs share networks, so they are not "
     "independent.</p><p>Controls: <i>untrained</i>, the same networks before their first step, shows what the inputs "
     "alone make alike; <i>shuffled inputs</i>, one network answering in another order, shows what the search for "
-    "partners finds by chance. Method: Li et al., Convergent Learning, ICLR 2016.</p>"
+    "partners finds by chance, and by what units answer at a place of an image whatever is there. Method: Li et al., "
+    "Convergent Learning, ICLR 2016.</p>"
 )
 
 

@@ -17,6 +17,7 @@ from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result
 from .taskset import TaskSet
+from .training import whole_seed
 from .verifying import trained_on
 from .weights import WeightSet
 
@@ -76,17 +77,18 @@ def convergence(
     fourth of the units where None), fewer where fewer units are alive.
 
     Kinds: "same task"; "other task" where there are two; and controls on the first kind's pairs: "shuffled inputs", one
-    network's answers in another order of the inputs, so what matching finds by chance; "untrained", before the first
-    step. pairs: of each kind, drawn with `seed`, as many as there are at most. backend, device: of the correlations;
-    all else runs on the CPU. Diverged networks are left out. The activations of the networks of all pairs are held in
-    memory. ValueError for sets without two networks of a task, or inputs of another shape.
+    network answers them in another order (of names those of one length), so what matching finds by chance, and by what
+    a unit answers at a place of an image whatever is there; "untrained", before the first step. pairs: of each kind,
+    drawn with `seed`, as many as there are at most. backend, device: of the correlations; all else runs on the CPU.
+    Diverged networks are left out. The activations of the networks of all pairs are held in memory, those of three
+    kinds at once. ValueError for sets without two networks of a task, or inputs of another shape.
     """
     start = time.perf_counter()
     if pairs < 1:
         raise ValueError(f"convergence: pairs must be at least 1, got {pairs}")
     if clusters is not None and clusters < 2:
         raise ValueError(f"convergence: clusters must be at least 2, got {clusters}")
-    good = zoo[~zoo.diverged]
+    good, seed = zoo[~zoo.diverged], whole_seed("convergence", seed)
     rng = np.random.default_rng([seed, pairs])
     same, other = (_drawn(good.labels, alike, pairs, rng) for alike in (True, False))
     if not len(same):
@@ -101,10 +103,9 @@ def convergence(
     middle = layers[len(layers) // 2]
     said = Progress("converge", (3 + bool(len(other))) * len(layers), "layer", progress)
     with said, threadpool_limits(1, "blas"):  # its threads beside the kernels' wait for each other
-        for name, found, chosen in _kinds(good, inputs, same, other):
+        for name, first, second, chosen in _kinds(good, inputs, same, other, rng):
             for layer in layers:
-                x = found[layer]
-                y = x[:, :, rng.permutation(x.shape[2])] if name == "shuffled inputs" else x
+                x, y = first[layer], second[layer]
                 row, curves[name, layer] = _matched(ops, x, y, chosen)
                 few = chosen[:DETAILED]
                 r = ops["r"](x[few[:, 0]], y[few[:, 1]], np.repeat(np.arange(len(few))[:, None], 2, axis=1))
@@ -170,17 +171,24 @@ def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator)
 
 
 def _kinds(
-    zoo: WeightSet, inputs: np.ndarray | Sequence[np.ndarray], same: np.ndarray, other: np.ndarray
-) -> Iterator[tuple[str, dict[str, np.ndarray], np.ndarray]]:
-    """(kind, the activations of the networks in any pair, its pairs as places in them)."""
+    zoo: WeightSet,
+    inputs: np.ndarray | Sequence[np.ndarray],
+    same: np.ndarray,
+    other: np.ndarray,
+    rng: np.random.Generator,
+) -> Iterator[tuple[str, dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]]:
+    """(kind, the activations of first and of second networks, its pairs as places in them)."""
     used, place = np.unique(np.concatenate([same, other]), return_inverse=True)
     place = place.reshape(-1, 2)
     found = activations(zoo[used], inputs)
-    yield "same task", found, place[: len(same)]
+    yield "same task", found, found, place[: len(same)]
     if len(other):
-        yield "other task", found, place[len(same) :]
-    yield "shuffled inputs", found, place[: len(same)]
-    yield "untrained", activations(untrained(zoo[used]), inputs), place[: len(same)]
+        yield "other task", found, found, place[len(same) :]
+    batches = [inputs] if isinstance(inputs, np.ndarray) else inputs
+    shuffled = activations(zoo[used], [batch[rng.permutation(len(batch))] for batch in batches])
+    yield "shuffled inputs", found, shuffled, place[: len(same)]
+    start = activations(untrained(zoo[used]), inputs)
+    yield "untrained", start, start, place[: len(same)]
 
 
 def _matched(ops: dict[str, Any], x: np.ndarray, y: np.ndarray, pairs: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
@@ -228,20 +236,27 @@ def _path(correlation: Any, lasso_path: Any, x: np.ndarray, y: np.ndarray, pairs
         return {}
     losses, nonzeros = [], []
     for i, j in pairs:
-        g, c, g_test, c_test = (
-            correlation(x[i : i + 1, :, part], z[k : k + 1, :, part], [(0, 0)])[0].astype(np.float64)
-            for part in (slice(half), slice(half, None))
+        g, c = (
+            correlation(x[i : i + 1, :, :half], z[k : k + 1, :, :half], [(0, 0)])[0].astype(np.float64)
             for z, k in ((x, i), (y, j))
         )
         w = lasso_path(g, c, PENALTIES)  # [L, V, U]
+        seen, wanted = (_second_half(z, half) for z in (x[i], y[j]))
         alive = (np.ptp(y[j, :, :half], axis=1) > 0) & (np.ptp(y[j, :, half:], axis=1) > 0)
         if alive.any():
-            loss = 1 + (w * (w @ g_test - 2 * c_test.T)).sum(axis=2)
-            losses.append(loss[:, alive].mean(axis=1))
+            left = ((wanted[alive] - w[:, alive] @ seen) ** 2).mean(axis=2)
+            losses.append((left / wanted[alive].var(axis=1)).mean(axis=1))
             nonzeros.append((w != 0).sum(axis=2)[:, alive].mean(axis=1))
     if not losses:
         return {}
     return {"path": {"loss": np.mean(losses, axis=0).tolist(), "nonzeros": np.mean(nonzeros, axis=0).tolist()}}
+
+
+def _second_half(x: np.ndarray, half: int) -> np.ndarray:
+    """Activations [U, M] from `half` on, in the first half's means and deviations: what was fitted knows no others."""
+    fitted, unseen = np.split(x.astype(np.float64), [half], axis=1)
+    deviation = np.where(np.ptp(fitted, axis=1) > 0, fitted.std(axis=1), 1)
+    return (unseen - fitted.mean(axis=1)[:, None]) / deviation[:, None]
 
 
 def _clustered(

@@ -135,12 +135,13 @@ def crossing(numbers: dict[str, Any]) -> str:
 
 def barriers(result: "ConnectivityResult") -> str:
     """Loss and error along lines: median and 5-95 % of the pairs, a panel a split and measure, a colour a line."""
-    panels = list(dict.fromkeys(key[1:] for key, curve in result.curves.items() if np.isfinite(curve).all()))
+    panels = list(dict.fromkeys((row["split"], row["measure"]) for row in result.numbers["lines"]))
     figure, axes = _axes(10, 3.2, 1, len(panels))
     for ax, (split, measure) in zip(axes[0], panels, strict=True):
         for line, colour in (("init", "#999999"), ("naive", "#D55E00"), ("aligned", "#0072B2")):
             if (line, split, measure) in result.curves:
-                low, middle, high = np.percentile(result.curves[line, split, measure], [5, 50, 95], axis=0)
+                curve = result.curves[line, split, measure]
+                low, middle, high = np.percentile(curve[np.isfinite(curve).all(axis=1)], [5, 50, 95], axis=0)
                 ax.fill_between(result.points, low, high, color=colour, alpha=0.2, lw=0)
                 ax.plot(result.points, middle, color=colour, label=LINES[line])
         ax.set(title=f"{split} {measure}", xlabel="t", xlim=(0, 1))

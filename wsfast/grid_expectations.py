@@ -12,6 +12,7 @@ from .inference import clopper_pearson
 
 CONFIRMED, REFUTED, OPEN = "confirmed", "refuted", "not decided"
 RESAMPLES = 2000
+NEAR = 0.05  # of an accuracy over chance: no more may be left, or a wide interval would pass for being at chance
 SAME = 0.01  # of an accuracy: rounding in another order may turn a network that was all but undecided
 Cells = dict[tuple[str, str, str, bool], dict[str, Any]]  # (column, features, protocol, shuffled) -> its cell
 Interval = tuple[float, float]
@@ -101,12 +102,12 @@ def _unmoved(cells: Cells, _: list[dict[str, Any]]) -> Found:
 
 
 def _at_chance(cells: Cells, _: list[dict[str, Any]]) -> Found:
-    """All columns' networks together, against the mean of their chances."""
+    """All columns' networks together, against the mean of their chances; confirmed where at most NEAR can be left."""
     own = [cell for (_, *what), cell in cells.items() if what == ["raw", "classification", True]]
     n, right = sum(c["n"] for c in own), sum(c["n"] - c["errors"] for c in own)
     chance = sum(c["n"] * c["chance"] for c in own) / n
     low, high = clopper_pearson(right, n)
-    verdict = REFUTED if not low <= chance <= high else CONFIRMED
+    verdict = REFUTED if not low <= chance <= high else CONFIRMED if high <= chance + NEAR else OPEN
     return right / n - chance, (low - chance, high - chance), verdict
 
 

@@ -90,6 +90,8 @@ def grid(
     start = time.perf_counter()
     if classifier not in CLASSIFIERS:
         raise ValueError(f"grid: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
+    if repeats < 2 or pairs < 1:
+        raise ValueError(f"grid: want 2 repeats and 1 pair or more, got {repeats} and {pairs}")
     width = tasks.width if width is None else width
     recipe = recipe or replace(tasks.recipe, lr=SLOWER * tasks.recipe.lr)
     if len(tasks) < 5:

@@ -40,7 +40,7 @@ def clustered(r: np.ndarray, count: int, seed: int = 0) -> tuple[np.ndarray, np.
         most = min(len(rows), len(columns))
         raise ValueError(f"clustered: count must be 2..{most}, the units that correlate with any, got {count}")
     with threadpool_limits(1):  # for so few units OpenMP's threads cost twenty times what they do
-        found = SpectralCoclustering(count, random_state=seed).fit(weights[np.ix_(rows, columns)])
+        found = SpectralCoclustering(count, random_state=seed % 2**32).fit(weights[np.ix_(rows, columns)])
     labels = np.full(len(r), -1), np.full(r.shape[1], -1)
     labels[0][rows], labels[1][columns] = found.row_labels_, found.column_labels_
     return labels

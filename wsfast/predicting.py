@@ -21,6 +21,7 @@ from .protocols import TRAIN_SHARE, classification_split
 from .regression_scores import scored
 from .result import Result
 from .ridge import PENALTIES, KernelRidge
+from .training import whole_seed
 from .weights import WeightSet
 
 SCHEMA = 1
@@ -74,14 +75,14 @@ def metanetworks(
     Protocols: "seen tasks", 60 % of every task's networks train; "unseen tasks", the networks of 60 % of the tasks do,
     where there are four. Networks that start from the same weights (one seed, task and repeat in several sets) are
     never on both sides. Everything is chosen inside the training part. Scores are R^2 and Kendall's tau with 95 %
-    intervals by resampling the tested tasks (networks where there is one task). seed: of splits, models, resamples.
-    backend, device: of the chain kernels, all else runs on the CPU. Diverged networks are left out. Memory: an N x N
-    kernel a chain, and 21 numbers or more for every hidden unit.
+    intervals by resampling the tested tasks (networks where there is one task), too narrow where tasks are few. seed:
+    of splits, models, resamples. backend, device: of the chain kernels, all else runs on the CPU. Diverged networks are
+    left out. Memory: an N x N kernel a chain, and 21 numbers or more for every hidden unit.
 
     numbers: rows (protocol, predictor, n, r2, r2_95, tau, tau_95; None where undefined). ValueError for sets that do
     not belong together, records that lack the accuracy, a target that is constant or not finite, too few networks.
     """
-    start = time.perf_counter()
+    start, seed = time.perf_counter(), whole_seed("metanetworks", seed)
     listed = [zoos] if isinstance(zoos, (WeightSet, str, Path)) else list(zoos)
     if not listed:
         raise ValueError("metanetworks: want at least one weight set, got none")
@@ -184,8 +185,9 @@ def _trained(zoo: WeightSet) -> bool:
 
 def _boosted(x: np.ndarray, truth: np.ndarray, seed: int) -> Any:
     def predict(train: np.ndarray, test: np.ndarray) -> np.ndarray:
+        model = HistGradientBoostingRegressor(random_state=seed % 2**32)
         with threadpool_limits(1, "openmp"):  # on several cores trees of so few rows wait more than they work
-            return HistGradientBoostingRegressor(random_state=seed).fit(x[train], truth[train]).predict(x[test])
+            return model.fit(x[train], truth[train]).predict(x[test])
 
     return predict
 
