@@ -154,16 +154,23 @@ def _activation_kernel(x_ptr, out_ptr, TANH: tl.constexpr):
 
 
 @pytest.mark.parametrize("name", ["_logistic", "_tanh"])
-def test_activations_to_float32_rounding(name, device):
+def test_activations_err_no_more_than_their_instructions(name, device):
     x = np.concatenate([np.linspace(-12, 12, 4001), np.geomspace(1e-30, 1e3, 601), -np.geomspace(1e-30, 1e3, 601)])
     x = np.resize(x.astype(np.float32), 8192)
-    exact = np.tanh(x.astype(np.float64)) if name == "_tanh" else (1 + np.tanh(x.astype(np.float64) / 2)) / 2
+    away = np.abs(x.astype(np.float64)) * (1 + (name == "_tanh"))
+    # CUDA's guide, intrinsic functions: e^-a errs at most 2 + 1.173 a units in the last place, a quotient 2
+    e, half = np.exp(-away), 2.0**-24
+    e_wrong = e * (2 + 1.173 * away) * 2 * half
+    if name == "_tanh":
+        exact = np.tanh(x.astype(np.float64))
+        far = exact * ((e_wrong + half) / (1 - e + half) + (e_wrong + half) / (1 + e) + 4 * half)
+        allowed = np.where(np.abs(x) < 0.625, 6.5 * half * exact, far)
+    else:
+        exact = np.where(x >= 0, 1, e) / (1 + e)
+        allowed = e_wrong / (1 + e) ** 2 + 5 * half * exact
     out = torch.empty(8192, device=device)
     _activation_kernel[1,](torch.tensor(x, device=device), out, TANH=name == "_tanh")
-    wrong = np.abs(out.cpu().numpy() - exact)
-    assert wrong.max() < 2e-7
-    if name == "_tanh":
-        assert (wrong <= 4e-7 * np.abs(exact)).all()
+    assert (np.abs(out.cpu().numpy() - exact) <= np.abs(allowed) + np.finfo(np.float32).tiny).all()
 
 
 def test_a_network_blows_up_visibly(device):
@@ -174,6 +181,7 @@ def test_a_network_blows_up_visibly(device):
 
 
 def test_generate_agrees_with_the_cpu(device):
+    pytest.importorskip("faker")
     tasks = wsfast.tasks("names", n=2)
     few = tuple(
         replace(t, train_rows=t.train_rows[[0, -1]], train_labels=t.train_labels[[0, -1]], test_rows=t.test_rows[:2],
