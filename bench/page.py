@@ -16,7 +16,8 @@ line of 25 points (interpolate) or one pair of networks (correlation). GFLOP/s: 
 Peak: the best float32 matrix product, measured before each suite. Ratio: the best peer's time over this one's. Error:
 of training, chains and correlations against NumPy float64, of the weight change (the median of the checked networks,
 and the worst, which rounding alone can carry over a ReLU's kink) or of the entries, all float32; of interpolate of a
-line's losses; of classifier and labelings the share of wrong answers on test networks.
+line's losses; of classifier and labelings the share of wrong answers on test networks. JAX is a peer of training
+where it is installed; its compiling does not count.
 """
 
 

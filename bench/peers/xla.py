@@ -143,5 +143,9 @@ def gru_loss(p: Arrays, kept: Arrays, row: Any, data: Any) -> Any:
 
 
 def installed(train: Callable[..., Any]) -> dict[str, Callable[..., Any]]:
-    """A benchmark's entry for this peer; none where JAX is not installed."""
-    return {} if missing("cpu") else {"jax": train}
+    """A benchmark's entry for this peer, with its version; none where JAX is not installed."""
+    if missing("cpu"):
+        return {}
+    import jax
+
+    return {f"jax {jax.__version__}": train}
