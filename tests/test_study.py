@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import wsfast
-from wsfast import inference, rows
+from wsfast import inference, rows, studying
 from wsfast.files import write_whole
 from wsfast.protocols import Outcome
 
@@ -68,6 +68,7 @@ def test_results_hold_what_the_format_promises(result, zoo):
         assert c["tested_tasks"] == (4 if c["protocol"] == "classification" else 2)
         assert c["p_holm"] >= c["p_error_ge_alpha"]
         assert c["paper_rule"] == ("accept" if c["errors"] / c["n"] < 0.05 else "reject")
+    assert any(c["split_seeds"]["min"] < c["split_seeds"]["max"] for c in cells.values() if "split_seeds" in c)
     assert cells["chain", 2, "classification", "logistic"]["p_permutation"] == 1 / 20
     assert cells["chain", 2, "classification", "logistic"]["permutation_classifier"] == "ridge"
     assert "p_permutation" not in cells["raw", 1, "classification", "logistic"]
@@ -150,6 +151,21 @@ def test_tasks_are_resampled_whole():
     found = rows.counts(Outcome(tasks < 4, tasks, 1 / 20), 500, 0)
     width = {name: found[name][1] - found[name][0] for name in ("ci95", "bootstrap95")}
     assert width["bootstrap95"] > 3 * width["ci95"]
+
+
+def test_statistics_of_a_chain_are_those_of_its_layers(zoo):
+    other = zoo[:]
+    other.parameters["fc2.weight"][:20] *= 2
+    own, changed = (
+        [studying._Features(z, None, "cpu", None).kernel("statistics", c) for c in (1, 2)] for z in (zoo, other)
+    )
+    np.testing.assert_array_equal(own[0], changed[0])
+    assert np.abs(own[1] - changed[1]).max() > 0.1
+
+
+def test_repeats_are_the_networks_a_task_has(zoo):
+    n = wsfast.study(zoo[(zoo.repeats >= 4) & ((zoo.labels > 0) | (zoo.repeats > 5))], quick=True, progress=False)
+    assert {k: n.to_dict()[k] for k in ("networks", "tasks", "repeats")} == {"networks": 22, "tasks": 4, "repeats": 6}
 
 
 def test_chains_beat_raw_layers(result):
