@@ -103,7 +103,10 @@ def test_a_dead_network_is_like_no_other(zoo):
     assert {row["cosine"] for row in wsfast.compare(dead[3], zoo[0])} == {0}
 
 
-@pytest.mark.parametrize(("n", "d", "r"), [(2, 10, 3), (50, 64, 100), (1000, 2187, 32), (1000, 2187, 128), (3, 4, 100)])
+SIZES = [(2, 10, 3), (50, 64, 100), (1000, 2187, 32), (1000, 2187, 128), (3, 4, 100), (70, 3072, 64), (85, 3072, 64)]
+
+
+@pytest.mark.parametrize(("n", "d", "r"), SIZES)
 def test_the_cheaper_form_by_counting(n, d, r):
     pairs = n * n
     factorised, packed = pairs * 2 * d * r * r, 2 * n * d * d * r + pairs * d * d

@@ -50,6 +50,17 @@ def test_figures_are_the_references():
         assert row["centred"] == pytest.approx(gram.chain_kernel(x, y, cosine=True)[0, 0], rel=1e-5)
 
 
+def test_unit_columns_do_not_see_rescaling_between_layers():
+    model, other = mlp(0), mlp(0)
+    d = torch.linspace(0.3, 3, 9)
+    with torch.no_grad():
+        other[0].weight *= d[:, None]
+        other[2].weight /= d
+    first, second = wsfast.compare(model, other)
+    assert first["cosine"] < 0.99
+    assert [first["unit_columns"], second["unit_columns"], second["cosine"]] == pytest.approx([1, 1, 1], abs=1e-6)
+
+
 def test_modules_state_dicts_files_and_weight_sets_agree(tmp_path, zoo, capsys):
     a, b = (zoo.to_torch(i) for i in (0, 1))
     want = wsfast.compare(a, b)

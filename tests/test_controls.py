@@ -32,6 +32,14 @@ def test_one_task_split_in_two_is_at_chance_modes_or_not(modes, solver):
     assert 0.35 < halves.accuracy < 0.65
 
 
+def test_the_halves_do_not_follow_the_sets_order():
+    """Networks that alternate between two kinds, as where two machines trained them in turn."""
+    kernel, labels = population()
+    kind = 3.0 * (np.arange(len(labels)) % 2)
+    halves, _ = controls.split_one_task(kernel + np.outer(kind, kind), labels)
+    assert 0.35 < halves.accuracy < 0.65
+
+
 def test_the_classifier_is_the_studys():
     kernel, labels = population()
     ridge, sgd = (controls.split_one_task(kernel, labels, solver=s)[0].wrong for s in ("ridge", "sgd"))
@@ -71,3 +79,10 @@ def test_one_of_many_controls_may_be_unlucky():
     unlucky = controls.against_chance(counted(39))
     assert unlucky["p_two_sided"] < 0.05
     assert controls.chance_verdict([unlucky] + [controls.against_chance(counted(50))] * 5, 0.05)["controls_at_chance"]
+
+
+def test_all_controls_are_judged_together():
+    """The least p-value of two counts double (Holm)."""
+    for p, fine in ((0.024, False), (0.026, True)):
+        said = controls.chance_verdict([{"p_two_sided": p, "margin": 0.1}, {"p_two_sided": 0.5, "margin": 0.2}], 0.05)
+        assert said == {"controls_at_chance": fine, "controls_margin": 0.2}

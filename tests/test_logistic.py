@@ -147,3 +147,14 @@ def test_minimise_finds_a_quadratics_minimum():
     x, worst = lbfgs.minimise(lambda x: (0.5 * (x - centre) @ a @ (x - centre), a @ (x - centre)), np.zeros(20), 1e-9)
     assert worst <= 1e-9
     np.testing.assert_allclose(x, centre, rtol=1e-8, atol=1e-9)
+
+
+def test_minimise_is_given_time_for_an_ill_conditioned_function():
+    curvature, asked = np.logspace(-5, 0, 400), []
+
+    def loss(x):
+        asked.append(0)
+        return 0.5 * x @ (curvature * x), curvature * x
+
+    assert lbfgs.minimise(loss, np.ones(400), 1e-7)[1] <= 1e-7
+    assert len(asked) > 1000

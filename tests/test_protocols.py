@@ -59,6 +59,9 @@ def test_noise_is_at_chance():
     assert test["p_permutation"] > 0.02
     assert test["permuted_accuracy"] == pytest.approx(1 / 8, abs=0.04)
     assert protocols.permutation_test(kernel, labels, 50) == test
+    for seed in (1, 2):  # the split is the classification's
+        accuracy = protocols.classification(kernel, labels, seed, "ridge").accuracy
+        assert protocols.permutation_test(kernel, labels, 1, seed)["permutation_accuracy"] == accuracy != found.accuracy
     np.testing.assert_array_equal(protocols.classification(kernel, labels, solver="ridge").wrong, found.wrong)
 
 
@@ -107,6 +110,15 @@ def test_outcomes_know_each_test_networks_task():
     ranked = protocols.retrieval(kernel, labels, solver="cosine")
     assert len(ranked.tasks) == len(ranked.wrong) == ranked.n == 12
     assert ranked.accuracy == pytest.approx(ranked.curve[0])
+
+
+def test_cosines_do_not_see_the_length_of_a_feature():
+    kernel, labels = population(tasks=20, signal=0.05)
+    length = np.random.default_rng(0).uniform(0.1, 10, len(labels))
+    one, other = (protocols.retrieval(k, labels, solver="cosine") for k in (kernel, kernel * np.outer(length, length)))
+    assert one.errors > 0
+    assert one.extra["rank5"] == one.curve[4] < one.extra["rank10"] == one.curve[9] < 1
+    np.testing.assert_array_equal(one.curve, other.curve)
 
 
 def test_a_network_without_a_direction_is_ranked():

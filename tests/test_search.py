@@ -34,6 +34,12 @@ def test_other_hidden_widths_can_be_searched(zoo, four_tasks):
     assert {r["task"] for r in found if r["chain"] == 2} == {zoo.task_names[2]}
 
 
+def test_ties_stand_in_the_sets_order(zoo):
+    rows = wsfast.search(zoo[0], zoo[[3, 9] * 30], top=60)
+    own = [r["network"] for r in rows if r["chain"] == 2]
+    assert own == [*range(0, 60, 2), *range(1, 60, 2)]
+
+
 def test_diverged_networks_are_left_out(zoo):
     broken = zoo[:]
     broken.parameters["fc2.weight"][7] = np.nan

@@ -3,9 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import wsfast
+from wsfast import inference, rows, studying
 from wsfast.files import write_whole
+from wsfast.protocols import Outcome
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +51,13 @@ def test_results_hold_what_the_format_promises(result, zoo):
     assert len(cells) == len(n["cells"]) == 4 * 3 * 3
     for c in cells.values():
         assert {"ci95", "wilson95", "p_error_ge_alpha", "p_chance", "p_holm", "established", "paper_rule"} <= set(c)
-        assert c["ci95"][0] <= c["accuracy"] == 1 - c["errors"] / c["n"] <= c["ci95"][1]
+        assert c["accuracy"] == 1 - c["errors"] / c["n"]
+        right = stats.binomtest(c["n"] - c["errors"], c["n"], c["chance"], alternative="greater")
+        assert c["p_chance"] == pytest.approx(right.pvalue)
+        assert c["p_error_ge_alpha"] == pytest.approx(stats.binom.cdf(c["errors"], c["n"], 0.05))
+        both = stats.binomtest(c["n"] - c["errors"], c["n"])
+        for interval, method in (("ci95", "exact"), ("wilson95", "wilson")):
+            assert c[interval] == pytest.approx(both.proportion_ci(method=method), abs=1e-12)
         assert c["established"] == (c["p_holm"] <= 0.05) != ("n_to_establish" in c)
         assert c["bootstrap95"][0] <= c["accuracy"] <= c["bootstrap95"][1]
         assert ("split_seeds" in c) == (c["features"] == "chain" or c["classifier"] == "cosine")
@@ -59,6 +68,7 @@ def test_results_hold_what_the_format_promises(result, zoo):
         assert c["tested_tasks"] == (4 if c["protocol"] == "classification" else 2)
         assert c["p_holm"] >= c["p_error_ge_alpha"]
         assert c["paper_rule"] == ("accept" if c["errors"] / c["n"] < 0.05 else "reject")
+    assert any(c["split_seeds"]["min"] < c["split_seeds"]["max"] for c in cells.values() if "split_seeds" in c)
     assert cells["chain", 2, "classification", "logistic"]["p_permutation"] == 1 / 20
     assert cells["chain", 2, "classification", "logistic"]["permutation_classifier"] == "ridge"
     assert "p_permutation" not in cells["raw", 1, "classification", "logistic"]
@@ -120,6 +130,42 @@ def test_how_many_networks_are_lacking(zoo):
         ]
         worst = max(c["errors"] for c in family)
         assert n["verdict"][protocol]["n_to_establish"] == (59 if worst == 0 else None)
+
+
+def test_a_verdict_is_that_of_the_worst_chain():
+    def cell(features, chain, classifier, errors):
+        p = inference.p_error_at_least(errors, 400, 0.05)
+        row = {"features": features, "chain": chain, "protocol": "retrieval", "classifier": classifier}
+        return row | {"errors": errors, "n": 400, "p_error_ge_alpha": p, "paper_rule": "accept"}
+
+    cells = [cell("chain", chain, "logistic", errors) for chain, errors in ((1, 0), (2, 15), (3, 3))]
+    others = [cell("chain", 1, "cosine", 0), cell("raw", 1, "logistic", 0)]
+    said = rows.verdict(cells + others, [{"p_two_sided": 1.0, "margin": 0.1}], 0.05)
+    assert said["retrieval"]["p"] == pytest.approx(0.15, abs=0.005)
+    assert not said["retrieval"]["established"]
+    assert said["retrieval"]["n_to_establish"] == inference.smallest_n(15, 400, 0.05) > 400
+
+
+def test_tasks_are_resampled_whole():
+    tasks = np.repeat(np.arange(20), 20)
+    found = rows.counts(Outcome(tasks < 4, tasks, 1 / 20), 500, 0)
+    width = {name: found[name][1] - found[name][0] for name in ("ci95", "bootstrap95")}
+    assert width["bootstrap95"] > 3 * width["ci95"]
+
+
+def test_statistics_of_a_chain_are_those_of_its_layers(zoo):
+    other = zoo[:]
+    other.parameters["fc2.weight"][:20] *= 2
+    own, changed = (
+        [studying._Features(z, None, "cpu", None).kernel("statistics", c) for c in (1, 2)] for z in (zoo, other)
+    )
+    np.testing.assert_array_equal(own[0], changed[0])
+    assert np.abs(own[1] - changed[1]).max() > 0.1
+
+
+def test_repeats_are_the_networks_a_task_has(zoo):
+    n = wsfast.study(zoo[(zoo.repeats >= 4) & ((zoo.labels > 0) | (zoo.repeats > 5))], quick=True, progress=False)
+    assert {k: n.to_dict()[k] for k in ("networks", "tasks", "repeats")} == {"networks": 22, "tasks": 4, "repeats": 6}
 
 
 def test_chains_beat_raw_layers(result):

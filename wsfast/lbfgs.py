@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-MEMORY, MOST, DECREASE = 8, 1000, 1e-4
+MEMORY, MOST, DECREASE = 8, 10_000, 1e-4
 
 
 def minimise(

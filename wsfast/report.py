@@ -129,8 +129,10 @@ def report_html(result: "StudyResult") -> str:
 HOW_TO_READ = (
     "<p>α is the size of error the paper tolerates; its rule compares an error count with it and controls no error "
     "rate, so the exact test stands beside it. <i>n needed</i>: the fewest test networks that could establish an error "
-    "below α, if they erred as often as those counted; empty where not even a billion would. <i>Published</i>, if "
-    "given: arXiv 2208.04369, with its own data, recipe and 100 networks a task.</p>",
+    "below α, if they erred as often as those counted; empty where not even a billion would. <i>Chance</i>: what the "
+    "same answers would get right if tasks were dealt out to the networks at random, one in as many as there are tasks "
+    "where all have equally many networks. <i>Published</i>, if given: arXiv 2208.04369, with its own data, recipe and "
+    "100 networks a task.</p>",
     "<p>The exact intervals and p-values take test networks to be independent. Those of one task are not, and the "
     "queries of a retrieval share their tasks and one gallery besides. The intervals by task resample whole tasks and "
     "allow for that, except for the shared gallery; without an error they have no width, and with few tasks they are "
@@ -142,7 +144,8 @@ HOW_TO_READ = (
     "also follows the covariance of the task's inputs: similarity there may come from the data rather than from the "
     "solution. The relabelled images, where they were trained, tell the two apart.</p>",
     "<p>PERMANOVA: R² is the share of the squared distances between networks that lies between tasks, and p how often "
-    "shuffled labels reach it. Layer statistics are moments and quantiles of each layer's weights and biases, up to "
+    "shuffled labels reach it; tasks that differ in spread alone can do it, too, above all with unequal numbers of "
+    "networks. Layer statistics are moments and quantiles of each layer's weights and biases, up to "
     "that layer: what they find needs no comparison of weights at all.</p>",
 )
 ASKS = {

@@ -211,7 +211,7 @@ def _train_accuracy(good: WeightSet) -> dict[str, float] | None:
 def _about(
     zoo: WeightSet, good: WeightSet, plan: Plan, others: Mapping[str, WeightSet], seconds: float
 ) -> dict[str, Any]:
-    info = zoo.info
+    info, networks = zoo.info, np.unique(zoo.labels, return_counts=True)[1]
     generate_s = info.get("generate_s", 0.0)
     controls_s = sum(z.info.get("generate_s", 0.0) for z in others.values())
     made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
@@ -223,8 +223,8 @@ def _about(
         "data": info.get("data", "unknown"),
         "networks": len(zoo),
         "diverged": len(zoo) - len(good),
-        "tasks": len(np.unique(zoo.labels)),
-        "repeats": int(zoo.repeats.max()) + 1,
+        "tasks": len(networks),
+        "repeats": int(networks.max()),
         "seed": info.get("seed"),
         "split_seed": plan.seeds[0],
         "alpha": plan.alpha,
