@@ -255,6 +255,8 @@ def test_bad_input(zoo, inputs, tmp_path):
         wsfast.convergence(zoo, inputs, seed=-1)
     with pytest.raises(ValueError, match=r"want a task with two usable networks \(generate more repeats\)"):
         wsfast.convergence(zoo[::10], inputs)
+    with pytest.raises(ValueError, match=r"inputs must be finite, got NaN or infinity among them"):
+        wsfast.convergence(zoo, np.full((3, 1, 8, 8), np.nan))
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):
         wsfast.convergence(zoo, np.ones((3, 64)))
     zoo.save(tmp_path / "imported")
