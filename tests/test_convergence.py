@@ -13,6 +13,7 @@ from wsfast.activations import activations
 from wsfast.aligning import shuffled_units
 from wsfast.converge_report import converge_html
 from wsfast.converging import PENALTIES, _drawn, sample_inputs
+from wsfast.initial import untrained
 from wsfast.matching import clustered, described, matching, scores_of, semi_matching
 
 QUICK = {"pairs": 12, "progress": False}
@@ -109,19 +110,21 @@ def test_kinds_of_pairs_and_what_they_show(result, zoo):
 
 
 def test_numbers_are_the_matches_of_the_correlations(zoo, inputs, result):
-    """One layer of the first kind, by NumPy and SciPy alone."""
-    chosen = _drawn(zoo.labels, True, 12, np.random.default_rng([0, 12]))
-    x = activations(zoo, inputs)["act2"].astype(float)
-    want = []
-    for i, j in chosen:
-        alive = np.ptp(x[i], axis=1) > 0
-        with np.errstate(invalid="ignore", divide="ignore"):
-            r = np.nan_to_num(np.corrcoef(x[i], x[j])[:24, 24:])
-        columns = linear_sum_assignment(-r)[1]
-        want.append([r.max(axis=1)[alive].mean(), r[np.arange(24), columns][alive].mean()])
-    row = rows(result, "same task")[1]
-    np.testing.assert_allclose([row[k]["mean"] for k in ("semi_r", "match_r")], np.mean(want, axis=0), atol=1e-5)
-    assert row["match_r"]["sd"] == pytest.approx(np.std(want, axis=0)[1], abs=1e-5)
+    """One layer of three kinds, by NumPy and SciPy alone."""
+    rng = np.random.default_rng([0, 12])
+    same, other = (_drawn(zoo.labels, alike, 12, rng) for alike in (True, False))
+    trained, fresh = (activations(z, inputs)["act2"].astype(float) for z in (zoo, untrained(zoo)))
+    for kind, x, chosen in (("same task", trained, same), ("other task", trained, other), ("untrained", fresh, same)):
+        want = []
+        for i, j in chosen:
+            alive = np.ptp(x[i], axis=1) > 0
+            with np.errstate(invalid="ignore", divide="ignore"):
+                r = np.nan_to_num(np.corrcoef(x[i], x[j])[:24, 24:])
+            columns = linear_sum_assignment(-r)[1]
+            want.append([r.max(axis=1)[alive].mean(), r[np.arange(24), columns][alive].mean(), r[alive].mean()])
+        row = rows(result, kind)[1]
+        found = [[row[k][m] for k in ("semi_r", "match_r", "random_r")] for m in ("mean", "sd")]
+        np.testing.assert_allclose(found, [np.mean(want, axis=0), np.std(want, axis=0)], atol=1e-5, err_msg=kind)
     semi, match = result.curves["same task", "act2"]
     assert (np.diff(semi) <= 0).all()
     assert (semi >= match - 1e-6)[:3].all()
@@ -252,6 +255,8 @@ def test_bad_input(zoo, inputs, tmp_path):
         wsfast.convergence(zoo, inputs, seed=-1)
     with pytest.raises(ValueError, match=r"want a task with two usable networks \(generate more repeats\)"):
         wsfast.convergence(zoo[::10], inputs)
+    with pytest.raises(ValueError, match=r"inputs must be finite, got NaN or infinity among them"):
+        wsfast.convergence(zoo, np.full((3, 1, 8, 8), np.nan))
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):
         wsfast.convergence(zoo, np.ones((3, 64)))
     zoo.save(tmp_path / "imported")

@@ -3,13 +3,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import stats
 
 import wsfast
 from wsfast import cli
+from wsfast.aligning import shuffled_units
 from wsfast.asymmetry import fixed_entries
 from wsfast.grid_expectations import EXPECTATIONS, difference, judged
 from wsfast.grid_features import ORDERLESS, TITLES, kernels, norm_orders, sides
 from wsfast.gridding import COLUMNS
+from wsfast.layer_statistics import layer_statistics
+from wsfast.protocols import retrieval
 from wsfast.shared_start import shared_start
 
 RECIPE = wsfast.Recipe(lr=0.02, epochs=3, batch_size=32, decay_epochs=())
@@ -48,6 +52,65 @@ def test_every_cell_is_there_and_orderless_ones_do_not_move(result):
     }
     assert len(n["columns"][0]["barrier"]["naive"]["by_task"]) == 5
     assert [e["says"] for e in n["expectations"]] == [e.says for e in EXPECTATIONS]
+
+
+@pytest.fixture(scope="module")
+def zoos(five_tasks):
+    """Three columns' networks, trained again."""
+    nets = {
+        name: wsfast.network(kind, five_tasks.shape, five_tasks.classes, WIDTH, **options)
+        for name, (kind, options) in COLUMNS.items()
+    }
+    found = {
+        name: wsfast.generate(nets[name], five_tasks, repeats=6, recipe=RECIPE, progress=False)
+        for name in ("standard", "W-asym 0.25")
+    }
+    return found | {"shared start": shared_start(nets["shared start"], five_tasks, repeats=6, recipe=RECIPE)}
+
+
+def test_barriers_are_connectivitys(five_tasks, zoos, result):
+    columns = {c["name"]: c for c in result.numbers["columns"]}
+    for name, zoo in zoos.items():
+        found = wsfast.connectivity(
+            zoo, five_tasks, pairs=2, points=3, align=lambda z, to: wsfast.align(z, to).zoo, progress=False
+        )
+        assert columns[name]["test_accuracy"] == pytest.approx(zoo.records["test_accuracy"].mean())
+        for line in ("naive", "aligned"):
+            first, middle, last = found.curves[line, "test", "loss"].T
+            by_task = (middle - (first + last) / 2).reshape(5, 2).mean(axis=1)
+            got = columns[name]["barrier"][line]
+            np.testing.assert_allclose(got["by_task"], by_task, rtol=1e-5, atol=1e-7)
+            assert got["mean"] == pytest.approx(by_task.mean(), abs=1e-7)
+            interval = stats.t.interval(0.95, 4, by_task.mean(), stats.sem(by_task))
+            np.testing.assert_allclose(got["ci95"], interval, rtol=1e-4, atol=1e-7)
+
+
+def test_cells_are_the_protocols_on_plain_kernels(zoos, result):
+    """Mean average precision tells kernels apart where ten networks' accuracy may not."""
+
+    def cosine(x):
+        x = x.reshape(len(x), -1)
+        x = x / np.linalg.norm(x, axis=1, keepdims=True)
+        return x @ x.T
+
+    zoo = zoos["standard"]
+    cells = {(c["features"], c["shuffled"]): c for c in result.numbers["cells"][: 4 * len(TITLES)]
+             if (c["column"], c["protocol"]) == ("standard", "retrieval")}  # fmt: skip
+    aligned = wsfast.align(zoo, zoo[0]).zoo
+    for features, shuffled, of in (
+        ("raw", False, zoo), ("raw", True, shuffled_units(zoo, 0)), ("aligned", False, aligned),
+        ("chain", False, zoo), ("statistics", False, zoo),
+    ):  # fmt: skip
+        w1, w2 = (np.asarray(of.parameters[f"fc{k}.weight"], np.float64) for k in (1, 2))
+        if features == "chain":
+            kernel = cosine(np.einsum("nij,nkj->nik", w1 @ w2, w1 @ w2))
+        elif features == "statistics":
+            layers = layer_statistics(of)[:, :4].reshape(len(of), -1)  # weights and biases of the chain's two layers
+            kernel = cosine((layers - layers.mean(axis=0)) / np.where(layers.std(axis=0) > 1e-9, layers.std(axis=0), 1))
+        else:
+            kernel = cosine(np.concatenate([w.reshape(len(w), -1) for w in (w1, w2)], axis=1))
+        assert cells[features, shuffled]["map"] == pytest.approx(retrieval(kernel, of.labels).extra["map"], abs=1e-6)
+    assert cells["raw", False]["map"] != cells["raw", True]["map"]
 
 
 def test_the_same_seed_gives_the_same_grid(five_tasks, result):
@@ -144,6 +207,14 @@ def test_verdicts_of_planted_numbers():
     assert rows[7]["value"] == 0
     for e in rows:
         assert e["ci95"][0] <= e["value"] <= e["ci95"][1]
+
+
+def test_the_interval_of_a_difference_is_of_two_exact_ones():
+    ends = [stats.binomtest(k, 40).proportion_ci(0.975, "exact") for k in (31, 12)]
+    cells = [{"n": 40, "errors": 40 - k, "accuracy": k / 40} for k in (31, 12)]
+    value, interval = difference(*cells)
+    assert value == pytest.approx(19 / 40)
+    assert interval == pytest.approx((ends[0].low - ends[1].high, ends[0].high - ends[1].low))
 
 
 def test_the_interval_of_a_difference_covers():

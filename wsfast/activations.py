@@ -36,7 +36,7 @@ def activations(
 
     inputs: what a network takes, [samples, *input_shape], or a list of such arrays (names of one length each). M runs
     over samples, and over the positions of images and the steps of names; evenly spaced ones are taken where there are
-    more than `columns`. ValueError for inputs of another shape.
+    more than `columns`. ValueError for inputs of another shape or not finite.
     """
     batches = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
     shape = zoo.network.input_shape
@@ -44,6 +44,8 @@ def activations(
     for batch in batches:
         if batch.ndim != len(shape) + 1 or batch.shape[1 + free :] != shape[free:] or not len(batch):
             raise ValueError(f"inputs must be [samples, {', '.join(map(str, shape))}], got {list(batch.shape)}")
+        if not np.isfinite(batch).all():
+            raise ValueError("inputs must be finite, got NaN or infinity among them")
     names = list(hidden_outputs(zoo.network))
     module = to_module(zoo.network, {p.name: np.zeros(p.shape) for p in zoo.network.parameters})
     kept: dict[str, torch.Tensor] = {}

@@ -11,6 +11,7 @@ from . import backends, provenance
 from .asymmetry import gates
 from .declaration import Network
 from .events import Progress
+from .inference import bootstrap_by_task
 from .initial import untrained
 from .kernel_arguments import cnn_layers, mlp_layers
 from .kernels.numba.threads import unordered
@@ -118,7 +119,7 @@ def connectivity(
         sampled = np.array([len(getattr(tasks[int(task)], f"{split}_rows")) > 0 for task in a.labels])
         if sampled.any():
             which = {"line": line, "split": split, "measure": measure, "n": int(sampled.sum())}
-            rows.append({**which, **_summary(line, curve[sampled], t)})
+            rows.append({**which, **_summary(line, curve[sampled], a.labels[sampled], t)})
     about = {"data": tasks.name, **{k: good.info.get(k) for k in ("seed", "recipe", "precision")}}
     numbers = {"schema": SCHEMA, "network": good.network.name, "networks": len(zoo), "diverged": len(zoo) - len(good)}
     numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(a.labels)), "points": points, "pair_seed": seed}
@@ -213,20 +214,21 @@ def _flat(zoo: WeightSet) -> Lazy:
     return Lazy(lambda rows: zoo[rows].to_matrix()[0], (size,), np.arange(len(zoo)))
 
 
-def _summary(line: str, curve: np.ndarray, points: np.ndarray) -> dict[str, Any]:
-    """Means over pairs, their standard errors and quantiles, and the mean curve."""
+def _summary(line: str, curve: np.ndarray, labels: np.ndarray, points: np.ndarray) -> dict[str, Any]:
+    """Means over pairs, their 95 % intervals and the pairs' quantiles, and the mean curve."""
     found: dict[str, Any] = {"curve": curve.mean(axis=0).tolist()}
     if line == "init":
         rise, monotone, convex, below = monotonicity(curve, points)
-        found |= {"max_rise": _spread(rise), "monotone": float(monotone.mean())}
+        found |= {"max_rise": _spread(rise, labels), "monotone": float(monotone.mean())}
         return found | {"locally_convex": float(convex.mean()), "globally_convex": float(below.mean())}
     largest, middle = barrier(curve, points)
-    return found | {"barrier_max": _spread(largest), "barrier_midpoint": _spread(middle)}
+    return found | {"barrier_max": _spread(largest, labels), "barrier_midpoint": _spread(middle, labels)}
 
 
-def _spread(values: np.ndarray) -> dict[str, Any]:
-    error = float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else None
-    return {"mean": float(values.mean()), "standard_error": error, "quantiles": np.quantile(values, QUANTILES).tolist()}
+def _spread(values: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
+    """The mean's interval resamples tasks, None for a single one: pairs of a task share networks."""
+    interval = list(bootstrap_by_task(values, labels)) if np.ptp(labels) else None
+    return {"mean": float(values.mean()), "ci95": interval, "quantiles": np.quantile(values, QUANTILES).tolist()}
 
 
 def table(n: dict[str, Any]) -> str:
