@@ -131,7 +131,7 @@ def everything(
     for name in order:
         run["wrong"].pop(name, None)
         if left() < 20:
-            run["wrong"][name] = "not measured: out of time"
+            run["wrong"][name] = f"not measured: out of time (--only {name} adds it)"
         elif name == "tests":
             run["tests"] = kernel_tests(min(left(), cases.LIMITS[name]))
         elif name not in ("compile", "ceilings") and not run["ceilings"]:
