@@ -44,7 +44,7 @@ def work(name: str, device: str, smoke: bool, ceilings: Part, peers_only: bool, 
 
 def bounded(command: list[str], limit: float, **pipes: Any) -> tuple[str, str, str]:
     """(stdout, stderr, why it was no success or "") of a command; at the limit it is ended with its own processes."""
-    with subprocess.Popen(command, text=True, start_new_session=True, **pipes) as process:
+    with subprocess.Popen(command, text=True, process_group=0, **pipes) as process:
         wrong = ""
         try:
             out, err = process.communicate(timeout=limit)
