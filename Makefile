@@ -16,7 +16,7 @@ test: $(READY)
 bench: $(READY)
 	$(PY) -m bench
 
-# Every shipped Triton launch, compiled for sm_80, sm_90, sm_100 and gfx942; needs no GPU, fails on a spill.
+# Every shipped Triton launch, compiled for sm_80, sm_90, sm_100 and gfx942; needs no GPU, fails on a spill or too much shared memory.
 kernels: $(READY)
 	$(PY) -m wsfast.kernels.triton.aot
 

@@ -104,7 +104,8 @@ def torch_run(net, x, task, rest, start, number, repeat):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_run_errs_no_more_than_torch(name, device, as_good_as):
-    """torch's BatchNorm adds up in float64 on a CPU, our tiles in float32: hence 8 times."""
+    """torch's BatchNorm adds up in float64 on a CPU, our tiles in float32, and matrix units truncate what tf32x3 leaves
+    of a factor: hence 16 times."""
     net, x, tasks, rest = problem(name)
     jobs = JOBS[:1] if name.startswith("plain") else JOBS[:2]
     options = {"precision": "tf32x3", "device": device, "gates": gates(net)}
@@ -113,7 +114,7 @@ def test_a_run_errs_no_more_than_torch(name, device, as_good_as):
         start = exact(net, x, tasks[t], rest | {"lr": []}, task=t, repeat=r)[0]
         want, curve, record = exact(net, x, tasks[t], rest, task=t, repeat=r)
         by_torch = torch_run(net, x, tasks[t], rest, start, t, r)
-        as_good_as(f"network {i}", parameters[i] - start, want - start, by_torch - start, factor=8)
+        as_good_as(f"network {i}", parameters[i] - start, want - start, by_torch - start, factor=16)
         near = 1e-4 * np.linalg.norm(want - start) / np.sqrt(len(want))
         for p, change in by_name(net, want - start).items():
             got = by_name(net, parameters[i] - start)[p]

