@@ -86,6 +86,10 @@ def test_networks_of_one_start_are_on_one_side(zoo):
         for key, other in (("a", "b"), ("b", "a")):
             assert not train[key] & test[other]
             assert {t for t, _ in train[key]} == {t for t, _ in test[key]} == set(range(4))
+    parts = crossing._classification_splits({"a": zoo, "b": fewer}, 0)
+    for z, (train, _) in zip((zoo, fewer), parts.values(), strict=True):
+        shares = np.bincount(z.labels[train]) / np.bincount(z.labels)
+        assert (abs(shares - 0.6) < 0.1).all()  # of each set, whatever the other one lacks
     found = cells(wsfast.cross(zoo, fewer, features="raw", progress=False))
     assert found[2, "classification", "a", "b"]["accuracy"] < 0.7
     other = replace(fewer, info={**fewer.info, "seed": 1})

@@ -89,12 +89,12 @@ def test_the_split_is_drawn_from_its_seed(folder):
 
 
 def test_cleaning_is_optional(folder):
-    write(folder, A=["Ab", "Ab", "", "To The First\u00a0 Page", "Lu:", "Cd1", "Maxa/B"], B=["X", "Y"])
+    write(folder, A=["\ufeffAb", "Ab", "", "To The First\u00a0 Page", "Lu:", "Cd1", "Maxa /B"], B=["X", "Y"])
     tasks = wsfast.tasks("names", root=folder)
     assert sorted(spelled(tasks, row) for row in range(4)) == ["Ab", "Cd", "Lu", "Maxa"]
     with pytest.raises(ValueError, match=r"A\.txt line 3, '', holds no letter \(clean=True leaves it out\)"):
         wsfast.tasks("names", root=folder, clean=False)
-    write(folder, A=["Ab", "Ab", "Lu:", "Maxa/B", "Жук B"])
+    write(folder, A=["\ufeffAb", "Ab", "Lu:", "Maxa/B", "Жук B"])
     published = wsfast.tasks("names", root=folder, clean=False)
     assert [spelled(published, row) for row in range(5)] == ["Ab", "Ab", "Lu", "MaxaB", " B"]
 

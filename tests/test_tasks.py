@@ -120,7 +120,8 @@ def test_shuffled_labels_are_dealt_once():
 def test_bad_input(tmp_path, monkeypatch):
     x, y = arrays()
     with pytest.raises(
-        ValueError, match=r"data must be one of digits, cifar100, tiny_imagenet, names or an array, got 'mnist2'"
+        ValueError,
+        match=r"data must be one of digits, cifar100, tiny_imagenet, names, faker_surnames or an array, got 'mnist2'",
     ):
         wsfast.tasks("mnist2")
     with pytest.raises(ValueError, match=r"digits has 45 tasks, got n=46"):

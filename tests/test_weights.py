@@ -147,6 +147,15 @@ def test_convolutional_round_trip_through_torch(name):
     assert back.network.groups == net.groups
 
 
+def test_a_shortcut_that_only_broadcasting_adds_is_refused():
+    net = wsfast.network("resnet5", (3, 32, 32), 3, width=2)
+    zoo = WeightSet(net, {p.name: np.ones((1, *p.shape), np.float32) for p in net.parameters}, np.zeros(1), np.zeros(1))
+    module = zoo.to_torch(0)
+    module.shortcut2, module.shortcut_bn2 = nn.Conv2d(2, 1, 1, stride=2), nn.BatchNorm2d(1)
+    with pytest.raises(ValueError, match=r"layer 'shortcut2' .Conv2d.: out_channels 1, want 4"):
+        WeightSet.from_torch([module])
+
+
 @pytest.mark.parametrize(
     ("changes", "why"),
     [

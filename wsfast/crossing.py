@@ -107,7 +107,10 @@ def _same_tasks(sets: dict[str, WeightSet]) -> None:
     if names[0] != names[1]:
         k = next((k for k, (x, y) in enumerate(zip(*names, strict=False)) if x != y), min(map(len, names)))
         x, y = (repr(n[k]) if k < len(n) else "nothing" for n in names)
-        raise ValueError(f"cross: label {k} means {x} in a and {y} in b (want the same tasks in the same order)")
+        raise ValueError(
+            f"cross: label {k} means {x} in a and {y} in b (want the same tasks in the same order; an imported set's "
+            "are named by dataclasses.replace(zoo, task_names=...))"
+        )
     found = [set(zoo.labels.tolist()) for zoo in sets.values()]
     if found[0] != found[1]:
         raise ValueError(

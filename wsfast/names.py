@@ -57,7 +57,7 @@ def read(folder: Path, clean: bool) -> dict[str, list[str]]:
     found = {}
     for file in sorted(folder.glob("*.txt")):
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             raise ValueError(f"names: {file} is not UTF-8: {error}") from error
         found[file.stem] = tidy(lines, str(file), clean)
