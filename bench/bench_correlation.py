@@ -87,7 +87,7 @@ def contenders(case: Case) -> Iterator[Contender]:
 def contest(case: Case) -> Contest:
     torch.set_num_threads(available())
     rounds = 3 if case.flop * case.pairs > 2e10 else ROUNDS
-    return Contest("correlation", str(case), case.flop, GOAL, LIMIT, list(contenders(case)), rounds, over=PLAIN)
+    return Contest("correlation", str(case), case.flop, GOAL, LIMIT, list(contenders(case)), rounds, over=(PLAIN,))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

@@ -63,7 +63,7 @@ def contest(case: Case) -> Contest:
         best = min(tried, key=lambda c: c.seconds[0])
         best.seconds.clear()
         contenders.append(best)
-    return Contest("interpolate", str(case), case.flop, case.goal, LIMIT, contenders, over="loop")
+    return Contest("interpolate", str(case), case.flop, case.goal, LIMIT, contenders, over=("loop",))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

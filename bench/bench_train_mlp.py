@@ -18,8 +18,9 @@ from bench.peers import bmm, mlp_jax, torch_loop, vmap, xla
 from bench.problem import Problem
 from bench.training import Suite
 
-PEERS = {"loop": torch_loop.train, "vmap": vmap.train, "bmm": bmm.train, **xla.installed(mlp_jax.train)}
-SUITE = Suite("train_mlp", train_mlp, reference.train_mlp, PEERS, looped=8, checked=8)
+TORCH = {"loop": torch_loop.train, "vmap": vmap.train, "bmm": bmm.train}
+PEERS = {**TORCH, **xla.installed(mlp_jax.train)}
+SUITE = Suite("train_mlp", train_mlp, reference.train_mlp, PEERS, looped=8, checked=8, over=tuple(TORCH))
 GOALS = {32: 4.0, 100: 1.5, 500: 1.5}
 CASES = [
     Problem(d=64, width=32, classes=2, batch=32, networks=64, samples=288, epochs=80),

@@ -19,8 +19,8 @@ DRIFT = 0.1  # of the worst network in the timed run: rounding alone reached 0.0
 class Suite:
     """op, reference: ours and float64's, called with problem.arguments(i). peers: name -> train(problem, networks).
 
-    A loop's time is proportional to its networks: `looped` of them stand for all. checked: networks compared with
-    float64.
+    slow: peers whose time is proportional to their networks, so that `looped` of them stand for all. checked: networks
+    compared with float64. over: the peers that the goal was set against, all where empty.
     """
 
     name: str
@@ -29,6 +29,8 @@ class Suite:
     peers: dict[str, Callable]
     looped: int
     checked: int
+    over: tuple[str, ...] = ()
+    slow: tuple[str, ...] = ("loop",)
 
     def ours(self, problem: Any, networks: torch.Tensor) -> np.ndarray:
         """As wsfast.generate does it: one network a thread, each collected as it is done."""
@@ -62,7 +64,7 @@ class Suite:
         everyone = torch.arange(problem.networks)
         contenders = [contender(OURS, self.ours, everyone, "a network a thread")]
         for name, train in self.peers.items():
-            networks = everyone[: self.looped] if name == "loop" else everyone
+            networks = everyone[: self.looped] if name in self.slow else everyone
             ways = {"all threads in each operation": inside, "networks split over threads": split}
             tried = [contender(name, partial(way, train), networks, how) for how, way in ways.items()]
             trial = Contest(self.name, str(problem), problem.step_flop, None, DRIFT, tried)
@@ -70,7 +72,7 @@ class Suite:
             best = min(tried, key=lambda c: c.seconds[0])
             best.seconds.clear()
             contenders.append(best)
-        return Contest(self.name, str(problem), problem.step_flop, goal, DRIFT, contenders)
+        return Contest(self.name, str(problem), problem.step_flop, goal, DRIFT, contenders, over=self.over)
 
 
 def errors(got: np.ndarray, starts: np.ndarray, changes: np.ndarray) -> list[float]:
