@@ -59,10 +59,7 @@ def contest(case: Case) -> Contest:
         ways = {"all threads in each operation": inside, "pairs split over threads": split}
         tried = [contender(name, partial(way, curves), pairs, how) for how, way in ways.items()]
         trial = Contest("interpolate", str(case), None, None, LIMIT, tried)
-        trial.round()
-        best = min(tried, key=lambda c: c.seconds[0])
-        best.seconds.clear()
-        contenders.append(best)
+        contenders.append(trial.faster())
     return Contest("interpolate", str(case), case.flop, case.goal, LIMIT, contenders, over=("loop",))
 
 
