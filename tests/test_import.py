@@ -252,7 +252,7 @@ def test_numbers_of_every_kind_that_torch_stores(tmp_path):
     assert wsfast.compare(half, net)[1]["cosine"] == pytest.approx(1, abs=1e-3)
     integers = torch.quantize_per_tensor(plain["0.weight"], 0.01, 0, torch.qint8)
     read = wsfast.WeightSet.from_torch([{**plain, "0.weight": integers}]).parameters["fc1.weight"]
-    np.testing.assert_allclose(read, want, atol=0.00501)  # half a step
+    np.testing.assert_array_equal(read[0], integers.dequantize().numpy().T)
 
 
 def test_entries_that_are_no_weights_are_named(tmp_path):
