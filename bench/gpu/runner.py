@@ -55,7 +55,7 @@ def bounded(command: list[str], limit: float, **pipes: Any) -> tuple[str, str, s
             os.killpg(process.pid, signal.SIGKILL)
             out, err = process.communicate()
             wrong = f"stopped after {limit:.0f} s"
-        except BaseException:
+        except BaseException:  # Ctrl-C above all, which a group of its own does not hear
             os.killpg(process.pid, signal.SIGKILL)
             raise
     return out or "", err or "", wrong or (f"the process ended with {process.returncode}" if process.returncode else "")
