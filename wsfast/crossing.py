@@ -13,6 +13,7 @@ from .protocols import CLASSIFIERS, Outcome, classification_split, classify, fit
 from .result import Result
 from .rows import RESAMPLES, counts
 from .table import TITLES, interval, percent
+from .training import whole_seed
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -62,8 +63,7 @@ def cross(
     """
     if classifier not in CLASSIFIERS:
         raise ValueError(f"cross: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
-    if seed < 0:
-        raise ValueError(f"cross: seed must be at least 0, got {seed}")
+    seed = whole_seed("cross", seed)
     given = {key: _opened(zoo) for key, zoo in zip(SETS, (a, b), strict=True)}
     sets = {key: usable(f"cross: {key}", zoo) for key, zoo in given.items()}
     _same_tasks(sets)
