@@ -55,3 +55,13 @@ def data_root():
 def device():
     """Where Triton kernels are tested: a GPU where there is one, else the CPU in the interpreter."""
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.fixture(autouse=not torch.cuda.is_available())
+def sanitizer(monkeypatch):
+    """Every kernel that a test runs in the interpreter is watched for what would be a race on a GPU."""
+    from sanitizer import Sanitizer
+
+    watching = Sanitizer(monkeypatch)
+    yield watching
+    assert not watching.faults, "\n".join(sorted(watching.faults))

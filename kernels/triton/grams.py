@@ -59,10 +59,12 @@ def _gram_kernel(x_ptr, g_ptr, D: tl.constexpr, R: tl.constexpr, T: tl.constexpr
     if D % T:
         inside = (rows < D)[:, None] & (columns < D)[None, :]
         tl.store(here, g, mask=inside)
-        tl.store(there, g, mask=inside)
+        if p != q:
+            tl.store(there, g, mask=inside)
     else:
         tl.store(here, g)
-        tl.store(there, g)
+        if p != q:
+            tl.store(there, g)
 
 
 @triton.jit(do_not_specialize=["p", "q"])

@@ -225,7 +225,7 @@ def _parts(memory_ptr, R, V: tl.constexpr, H: tl.constexpr, CLASSES: tl.constexp
 def _train_gru_kernel(letters_ptr, starts_ptr, labels_ptr, drawn_ptr, loss_ptr, memory_ptr, lr, first, last, S, R,
                       V: tl.constexpr, H: tl.constexpr, CLASSES: tl.constexpr):  # fmt: skip
     """Steps first .. last - 1 of an epoch of S; drawn int32, the names, and loss [networks, S]."""
-    p_ptr, fc_ptr, w1_ptr, row_ptr = _parts(memory_ptr, R, V, H, CLASSES)
+    p_ptr, linear_ptr, w1_ptr, row_ptr = _parts(memory_ptr, R, V, H, CLASSES)
     w2_ptr, u2_ptr = p_ptr + 3 * H * (H + 2), p_ptr + 3 * H * (2 * H + 2)
     table = tl.program_id(0).to(tl.int64) * S
     units, classes = tl.arange(0, H), tl.arange(0, CLASSES)
@@ -235,6 +235,7 @@ def _train_gru_kernel(letters_ptr, starts_ptr, labels_ptr, drawn_ptr, loss_ptr, 
         T = tl.load(starts_ptr + name + 1) - start
         u2 = _forward(row_ptr, letters_ptr + start, w1_ptr, p_ptr, T, H)
         last_h = row_ptr + T * (ROW * H) + (STATE + 1) * H
+        fc_ptr = linear_ptr + (name >> 31) * 64  # plus 0: its addresses, made before the loop, would spill
         loss, _, gradient, h, fc = _classify(last_h, fc_ptr, tl.load(labels_ptr + name), H, CLASSES)
         tl.debug_barrier()  # everyone has read the bias
         tl.store(loss_ptr + table + step, loss)
