@@ -57,6 +57,24 @@ def device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+@pytest.fixture(scope="session", autouse=not torch.cuda.is_available())
+def patched_once():
+    """Triton's interpreter patches triton.language in every call of a device function, a fourth of its time; that the
+    launch has done so is enough."""
+    from triton import language
+    from triton.runtime import interpreter
+
+    plain, places = interpreter._patch_lang, (language, language.core)
+
+    def patch(function):
+        used = [place for place in places if any(place is value for value in function.__globals__.values())]
+        if any(language.core.is_builtin(place.load) for place in used):
+            return plain(function)
+        return interpreter._LangPatchScope()
+
+    interpreter._patch_lang = patch
+
+
 @pytest.fixture(autouse=not torch.cuda.is_available())
 def sanitizer(monkeypatch):
     """Every kernel that a test runs in the interpreter is watched for what would be a race on a GPU."""
