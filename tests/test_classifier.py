@@ -219,7 +219,7 @@ def test_bad_input(zoo):
     with pytest.raises(ValueError, match=r"solver must be one of logistic, ridge, sgd, sgd-primal, got 'svm'"):
         wsfast.WeightClassifier(solver="svm").fit(zoo)
     for solver in ("logistic", "sgd", "sgd-primal"):
-        with pytest.raises(ValueError, match=r"seed must be at least 0, got -1"):
+        with pytest.raises(ValueError, match=r"seed must be 0\.\.2\^64 - 1, got -1"):
             wsfast.WeightClassifier(solver=solver, seed=-1).fit(zoo)
     with pytest.raises(ValueError, match=r"features must be one of"):
         wsfast.WeightClassifier(features="weights").fit(zoo)

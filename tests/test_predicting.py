@@ -9,7 +9,8 @@ from wsfast import cli
 from wsfast.aligning import shuffled_units
 from wsfast.asymmetry import fixed_entries, free_weights
 from wsfast.joining import joined
-from wsfast.predicting import _splits, _starts
+from wsfast.predicting import _splits
+from wsfast.starts import starts
 
 RECIPES = ((0.005, 1), (0.01, 2), (0.02, 3), (0.05, 10))  # learning rate, epochs: from hardly trained to fitted
 PROTOCOLS = ("seen tasks", "unseen tasks")
@@ -137,13 +138,13 @@ def test_joined_sets_read_their_own_networks(zoos):
 
 def test_one_start_is_never_on_both_sides(four_tasks):
     zoos = population("mlp4", four_tasks, seeds=[3, 3, 3, 4])
-    whole, source = joined("x", zoos)
-    starts = _starts(zoos, source)
-    assert len(np.unique(starts)) == 2 * 28
-    splits = {protocol: (train, test) for protocol, train, test in _splits(whole.labels, starts, seed=0)}
+    whole, _ = joined("x", zoos)
+    own = np.concatenate(starts(zoos))
+    assert len(np.unique(own)) == 2 * 28
+    splits = {protocol: (train, test) for protocol, train, test in _splits(whole.labels, own, seed=0)}
     assert list(splits) == list(PROTOCOLS)
     for train, test in splits.values():
-        assert not np.intersect1d(starts[train], starts[test]).size
+        assert not np.intersect1d(own[train], own[test]).size
         np.testing.assert_array_equal(np.sort([*train, *test]), np.arange(112))
     assert not np.intersect1d(*(whole.labels[part] for part in splits["unseen tasks"])).size
     assert len(np.unique(whole.labels[splits["seen tasks"][0]])) == 4

@@ -16,8 +16,9 @@ from .inference import bootstrap_by_task
 from .kernel_arguments import mlp_layers
 from .reference.calibration import calibration_error, reliability
 from .result import Result
+from .seeds import whole_seed
 from .taskset import TaskSet
-from .training import declared, whole_seed
+from .training import declared
 from .variational import Fit, fitted, model_of
 
 SCHEMA = 1

@@ -15,6 +15,7 @@ from .logistic import KernelLogistic
 from .primal import primal_head, primal_sgd
 from .reference.classifier import visiting_order
 from .ridge import KernelRidge
+from .seeds import whole_seed
 from .weights import WeightSet
 
 SOLVERS = ("logistic", "ridge", "sgd", "sgd-primal")
@@ -66,8 +67,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         """
         if self.solver not in SOLVERS:
             raise ValueError(f"WeightClassifier: solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
-        if self.seed < 0:
-            raise ValueError(f"WeightClassifier: seed must be at least 0, got {self.seed}")
+        whole_seed("WeightClassifier", self.seed)
         if self.solver == "sgd-primal":
             self._fit_primal(X, y)
             return self

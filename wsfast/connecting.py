@@ -18,9 +18,9 @@ from .kernels.numba.threads import unordered
 from .lazy import Lazy
 from .reference.interpolate import barrier, monotonicity
 from .result import Result
+from .seeds import whole_seed
 from .taskset import TaskSet
 from .taskset import tasks as named_tasks
-from .training import whole_seed
 from .weights import WeightSet, usable
 
 SCHEMA = 1

@@ -16,8 +16,8 @@ from .initial import untrained
 from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result
+from .seeds import whole_seed
 from .taskset import TaskSet
-from .training import whole_seed
 from .verifying import trained_on
 from .weights import WeightSet
 

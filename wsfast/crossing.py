@@ -9,11 +9,12 @@ import numpy as np
 from . import inference, provenance
 from .chains import chain_shape, feature_kernel
 from .events import Progress
-from .protocols import CLASSIFIERS, Outcome, classification_split, classify, fit, rank, retrieval_split
+from .protocols import CLASSIFIERS, Outcome, classify, fit, rank, retrieval_split
 from .result import Result
 from .rows import RESAMPLES, counts
+from .seeds import whole_seed
+from .starts import splits, starts
 from .table import TITLES, interval, percent
-from .training import whole_seed
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -69,7 +70,7 @@ def cross(
     _same_tasks(sets)
     chains = _same_chains(sets, features)
     labels = {key: zoo.labels for key, zoo in sets.items()}
-    splits: dict[str, dict[str, tuple[np.ndarray, ...]]] = {
+    parts: dict[str, dict[str, tuple[np.ndarray, ...]]] = {
         "classification": _classification_splits(sets, seed),
         "retrieval": {key: retrieval_split(labels[key], seed) for key in SETS},
     }
@@ -83,11 +84,11 @@ def cross(
             for protocol, test in PROTOCOLS.items():
                 outcomes: dict[tuple[str, str], Outcome] = {}
                 for trained in SETS:
-                    train = splits[protocol][trained][0]
+                    train = parts[protocol][trained][0]
                     model = fit(kernel[trained, trained], labels[trained], train, seed, classifier)
                     for tested in SETS:
-                        across, parts = kernel[tested, trained][:, train], splits[protocol][tested][1:]
-                        outcomes[trained, tested] = test(model, across, labels[tested], *parts)
+                        across, asked = kernel[tested, trained][:, train], parts[protocol][tested][1:]
+                        outcomes[trained, tested] = test(model, across, labels[tested], *asked)
                 cells += _cells({"chain": chain, "protocol": protocol}, outcomes, seed)
             said.advance()
             said.finished(chain=chain)
@@ -133,30 +134,15 @@ def _same_chains(sets: dict[str, WeightSet], features: str) -> range:
 
 
 def _classification_splits(sets: dict[str, WeightSet], seed: int) -> dict[str, tuple[np.ndarray, ...]]:
-    """(train, test) positions of each set.
-
-    Where both come from one seed, a repeat of a task is on the same side in both: its networks start from the same
-    weights, and a classifier that learned from the one would know the other again.
-    """
-    if len({zoo.info.get("seed", key) for key, zoo in sets.items()}) > 1:
-        return {key: classification_split(zoo.labels, seed) for key, zoo in sets.items()}
-    starts = {key: zoo.labels << 32 | zoo.repeats for key, zoo in sets.items()}
-    every = np.unique(np.concatenate(list(starts.values())))
-    only_a, only_b = (~np.isin(every, starts[key]) for key in reversed(SETS))
-    stratum = 3 * (every >> 32) + only_a + 2 * only_b  # each is split on its own, so that every set gets its share
-    strata, counts = np.unique(stratum, return_counts=True)
-    stratum -= np.where(np.isin(stratum, strata[counts == 1]), stratum % 3, 0)  # one network cannot be split
-    train = every[classification_split(stratum, seed)[0]]
-    found: dict[str, tuple[np.ndarray, ...]] = {}
-    for key, zoo in sets.items():
-        seen = np.isin(starts[key], train)
-        if lacking := set(zoo.labels[seen].tolist()) ^ set(zoo.labels[~seen].tolist()):
+    """(train, test) positions of each set; networks that start from the same weights are on one side in both."""
+    found = splits([zoo.labels for zoo in sets.values()], starts(list(sets.values())), seed)
+    for (key, zoo), (train, test) in zip(sets.items(), found, strict=True):
+        if lacking := set(zoo.labels[train].tolist()) ^ set(zoo.labels[test].tolist()):
             raise ValueError(
                 f"cross: the split that sets of one seed share leaves nothing to train on or to test of {key}'s tasks "
                 f"{sorted(lacking)} (generate more repeats, or the sets from different seeds)"
             )
-        found[key] = np.flatnonzero(seen), np.flatnonzero(~seen)
-    return found
+    return dict(zip(sets, found, strict=True))
 
 
 def _cells(where: dict[str, Any], outcomes: dict[tuple[str, str], Outcome], seed: int) -> list[dict[str, Any]]:

@@ -17,11 +17,12 @@ from .deep_sets import DeepSetsRegressor, unit_features
 from .events import Progress
 from .joining import joined
 from .layer_statistics import layer_statistics
-from .protocols import TRAIN_SHARE, classification_split
+from .protocols import TRAIN_SHARE
 from .regression_scores import scored
 from .result import Result
 from .ridge import PENALTIES, KernelRidge
-from .training import whole_seed
+from .seeds import whole_seed
+from .starts import splits, starts
 from .weights import WeightSet
 
 SCHEMA = 1
@@ -100,10 +101,10 @@ def metanetworks(
     if np.ptp(truth) == 0:
         raise ValueError(f"metanetworks: the target of all networks is {truth[0]:g} (vary learning rate and epochs)")
     rows, predictions = [], {}
-    splits = list(_splits(zoo.labels, _starts(opened, source)[good], seed))
+    parts = list(_splits(zoo.labels, np.concatenate(starts(opened))[good], seed))
     with Progress("metanetworks", len(zoo.network.chains) + 3 + _trained(zoo), "predictor", progress) as said:
         for predictor, predict in _predictors(zoo, truth, seed, backend, device):
-            for protocol, train, test in splits:
+            for protocol, train, test in parts:
                 found = predict(train, test)
                 scores = scored(truth[test], found, zoo.labels[test], seed=seed)
                 rows.append({"protocol": protocol, "predictor": predictor, "n": len(test), **scores})
@@ -133,20 +134,9 @@ def _target(opened: Sequence[WeightSet], whole: WeightSet) -> np.ndarray:
     return whole.records["test_accuracy"]
 
 
-def _starts(opened: Sequence[WeightSet], source: np.ndarray) -> np.ndarray:
-    """A number for each network's initial weights: int64 [N]."""
-    seeds = [zoo.info.get("seed", f"set {k}") for k, zoo in enumerate(opened)]
-    origin = np.array([seeds.index(s) for s in seeds])[source]
-    labels, repeats = (np.concatenate([getattr(zoo, name) for zoo in opened]) for name in ("labels", "repeats"))
-    return np.unique(np.stack([origin, labels, repeats]), axis=1, return_inverse=True)[1].ravel()
-
-
-def _splits(labels: np.ndarray, starts: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
-    """(protocol, train, test) positions."""
-    kinds, first = np.unique(starts, return_index=True)
-    train, _ = classification_split(labels[first], seed)
-    seen = np.isin(starts, kinds[train])
-    yield "seen tasks", np.flatnonzero(seen), np.flatnonzero(~seen)
+def _splits(labels: np.ndarray, own: np.ndarray, seed: int) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """(protocol, train, test) positions; own: the networks' starts."""
+    yield "seen tasks", *splits([labels], [own], seed)[0]
     tasks = np.random.default_rng([_UNSEEN, seed]).permutation(np.unique(labels))
     if len(tasks) >= FEWEST_TASKS:
         seen = np.isin(labels, tasks[: round(TRAIN_SHARE * len(tasks))])

@@ -20,6 +20,7 @@ from .protocols import CLASSIFIERS, classification, classification_split, permut
 from .published import add_published
 from .result import Result
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
+from .seeds import whole_seed
 from .table import TITLES, table
 from .weights import WeightSet, usable
 
@@ -175,9 +176,7 @@ def check(labels: np.ndarray, alpha: float, classifier: str, permutations: int, 
         raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
-    if seed < 0:
-        raise ValueError(f"study: seed must be at least 0, got {seed}")
-    retrieval_split(labels, seed)
+    retrieval_split(labels, whole_seed("study", seed))
     classification_split(labels, seed)
     large_enough(labels)
 

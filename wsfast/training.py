@@ -15,6 +15,7 @@ from .events import Progress
 from .kernel_arguments import cnn_layers, gru_width, mlp_layers
 from .kernels.numba.threads import unordered
 from .recipe import Recipe
+from .seeds import whole_seed
 from .taskset import TaskSet
 
 PRECISIONS = {"numba": ("fp32",), "reference": ("fp64",), "triton": ("tf32x3", "tf32", "bf16", "ieee")}
@@ -103,14 +104,6 @@ def declared(op: str, network: str | Network, tasks: TaskSet, width: int | None)
             f"the tasks have {tasks.shape} and {tasks.classes}"
         )
     return network
-
-
-def whole_seed(op: str, seed: int) -> int:
-    """A seed as Python's int; ValueError out of range, TypeError for what is no integer."""
-    seed = index(seed)
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"{op}: seed must be 0..2^64 - 1, got {seed}")
-    return seed
 
 
 def _on_cpu(work: Work, jobs: Jobs, threads: int | None, tick: Callable[[float], Any]) -> Generator[Batch]:
