@@ -1,10 +1,11 @@
 """A pretended GPU: the host's side of device="cuda" on a machine without one, kernels in Triton's interpreter.
 
 A tensor on it is CPU memory that says it lies on cuda:0 and behaves so: no operation mixes it with a CPU tensor, NumPy
-cannot read it, a kernel takes no other. While a graph is captured, kernels are noted instead of run and no other
-operation is allowed; replaying runs them. Streams and events keep the order in which they are used: nothing overlaps.
+cannot read it, a kernel takes no other. While a thread captures a graph its kernels are noted, not run, and it may do
+nothing else; replaying runs them. Streams and events keep the order in which they are used: nothing overlaps.
 """
 
+import threading
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -21,6 +22,13 @@ QUIET = {  # compute nothing: allowed while a graph is captured
 MIXED = {"copy_", "__getitem__", "__setitem__", "set_"}  # may see CPU tensors
 
 
+class _Thread(threading.local):
+    graph = None  # that this thread captures
+
+
+THREAD = _Thread()
+
+
 def _wants(device):
     return device is not None and torch.device(device).type == "cuda"
 
@@ -30,15 +38,15 @@ class Card(torch.Tensor):
 
     device = property(lambda self: CUDA)
     is_cuda = property(lambda self: True)
-    capturing = None  # the graph that is being captured
 
     @classmethod
     def __torch_function__(cls, function, types, args=(), kwargs=None):
         kwargs, name = dict(kwargs or {}), function.__name__
-        if cls.capturing is not None and name not in QUIET:
-            raise AssertionError(f"{name} while a graph is captured")
+        if name not in QUIET:
+            _not_captured(name)
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
-        if name not in MIXED and any(not isinstance(t, Card) and t.dim() for t in tensors):
+        apart = any(not isinstance(t, Card) and t.dim() for t in tensors)
+        if apart and (name not in MIXED or (name == "__getitem__" and not isinstance(args[0], Card))):
             raise RuntimeError(f"Expected all tensors to be on the same device, in {name}")
         here = not ("device" in kwargs and not _wants(kwargs["device"]))
         if "device" in kwargs:
@@ -55,7 +63,7 @@ class Card(torch.Tensor):
         return result if not wanted or _wants(wanted[0]) else result.cpu()
 
     def cpu(self):
-        assert self.capturing is None, "a copy to the host while a graph is captured"
+        _not_captured("a copy to the host")
         with torch._C.DisableTorchFunctionSubclass():
             return self.as_subclass(torch.Tensor).clone()
 
@@ -78,6 +86,11 @@ class Card(torch.Tensor):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
 
     __array__ = numpy
+
+
+def _not_captured(what):
+    if THREAD.graph is not None:
+        raise AssertionError(f"{what} while a graph is captured")
 
 
 def _card(value):
@@ -103,7 +116,7 @@ class Stream:
         event.synchronize()
 
     def synchronize(self):
-        assert Card.capturing is None, "a stream is waited for while a graph is captured"
+        _not_captured("waiting for a stream")
 
 
 class Graph:
@@ -117,11 +130,11 @@ class Graph:
 
 @contextmanager
 def _capture(graph, capture_error_mode="global"):
-    graph.launches, Card.capturing = [], graph
+    graph.launches, THREAD.graph = [], graph
     try:
         yield
     finally:
-        Card.capturing = None
+        THREAD.graph = None
 
 
 @contextmanager
@@ -162,11 +175,11 @@ def pretend(monkeypatch, free=2**33):
         for value in (*args, *kwargs.values()):
             assert not isinstance(value, torch.Tensor) or isinstance(value, Card), "a kernel is given a CPU tensor"
         seen.launches += 1
-        if Card.capturing is None:
+        if THREAD.graph is None:
             launch(self, *args, **kwargs)
         else:
-            Card.capturing.launches.append(lambda: launch(self, *args, **kwargs))
-            seen.graphs += len(Card.capturing.launches) == 1
+            THREAD.graph.launches.append(lambda: launch(self, *args, **kwargs))
+            seen.graphs += len(THREAD.graph.launches) == 1
 
     monkeypatch.setattr(interpreter.GridExecutor, "__call__", _launch)
     fakes = {

@@ -118,7 +118,12 @@ def test_what_a_gpu_would_not_do_is_refused(monkeypatch):
     here, there = torch.ones(3), torch.ones(3, device="cuda")
     assert (there.device, here.to("cuda").device, there[1:].device, torch.stack([there, there]).device) == (CUDA,) * 4
     assert there.cpu().device.type == "cpu"
-    for mixed in (lambda: here + there, lambda: torch.cat([there, here]), lambda: torch.where(here > 0, there, there)):
+    for mixed in (
+        lambda: here + there,
+        lambda: torch.cat([there, here]),
+        lambda: torch.where(here > 0, there, there),
+        lambda: here[there.long()],
+    ):
         with pytest.raises(RuntimeError, match="same device"):
             mixed()
     for read in (there.numpy, lambda: np.asarray(there)):
