@@ -19,7 +19,7 @@ QUIET = {  # compute nothing: allowed while a graph is captured
     "__get__", "size", "dim", "view", "stride", "data_ptr", "numel", "untyped_storage", "element_size", "__len__",
     "storage_offset", "set_", "new_empty",
 }  # fmt: skip
-MIXED = {"copy_", "__getitem__", "__setitem__", "set_"}  # may see CPU tensors
+COPIES = {"copy_", "set_"}  # may cross devices
 
 
 class _Thread(threading.local):
@@ -45,8 +45,12 @@ class Card(torch.Tensor):
         if name not in QUIET:
             _not_captured(name)
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, torch.Tensor)]
-        apart = any(not isinstance(t, Card) and t.dim() for t in tensors)
-        if apart and (name not in MIXED or (name == "__getitem__" and not isinstance(args[0], Card))):
+        apart = any(_on_host(t) for t in tensors)
+        if name == "__getitem__":  # a tensor on the GPU takes indices from the host
+            apart = _on_host(args[0])
+        elif name == "__setitem__":  # by slices it is a copy
+            apart = _on_host(args[2]) and any(isinstance(t, torch.Tensor) for t in tree_flatten(args[1])[0])
+        if apart and name not in COPIES:
             raise RuntimeError(f"Expected all tensors to be on the same device, in {name}")
         here = not ("device" in kwargs and not _wants(kwargs["device"]))
         if "device" in kwargs:
@@ -91,6 +95,11 @@ class Card(torch.Tensor):
 def _not_captured(what):
     if THREAD.graph is not None:
         raise AssertionError(f"{what} while a graph is captured")
+
+
+def _on_host(value):
+    """Whether it is a tensor that no operation of the GPU reads; single numbers are."""
+    return isinstance(value, torch.Tensor) and not isinstance(value, Card) and value.dim() > 0
 
 
 def _card(value):

@@ -19,9 +19,9 @@ from wsfast.recipe import Recipe
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU, and all other tests use it")
 
 
-def dense(name, epochs=2):
+def dense(name, epochs=2, **options):
     x, tasks, rest = test_triton_mlp.problem(**test_triton_mlp.CASES[name], epochs=epochs)
-    return lambda device: mlp.train_mlp(x, tasks, test_triton_mlp.JOBS, **rest, device=device, chunk=2)
+    return lambda device: mlp.train_mlp(x, tasks, test_triton_mlp.JOBS, **rest, **options, device=device, chunk=2)
 
 
 def convolutional(name):
@@ -65,6 +65,9 @@ RUNS = {
     "tiles": dense("tiles", epochs=3),
     "one program": dense("one program"),
     "crops": dense("crops, tiles"),
+    "one start, fixed weights": dense(
+        "ReLU on the logits", start=(0, 0), fixed=(np.array([3, 200]), np.ones(2, np.float32))
+    ),
     "residual": dense("residual"),
     "convolutions": convolutional("one position"),
     "gates": convolutional("small gates"),
@@ -123,6 +126,7 @@ def test_what_a_gpu_would_not_do_is_refused(monkeypatch):
         lambda: torch.cat([there, here]),
         lambda: torch.where(here > 0, there, there),
         lambda: here[there.long()],
+        lambda: there.__setitem__(there > 0, here),
     ):
         with pytest.raises(RuntimeError, match="same device"):
             mixed()
