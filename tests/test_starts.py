@@ -1,10 +1,12 @@
 """Splits that keep networks of one start on one side."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from wsfast.protocols import classification_split
-from wsfast.starts import splits
+from wsfast.starts import splits, starts
 
 
 def test_each_set_gets_its_share_of_each_task():
@@ -41,3 +43,11 @@ def test_a_task_of_one_start_is_named():
     labels = np.array([0, 0, 0, 6, 6])
     with pytest.raises(ValueError, match="task 6 has 1 usable networks"):
         splits([labels], [np.array([1, 2, 3, 8, 8])], 0)
+
+
+def test_networks_share_a_start_by_seed_task_and_repeat(zoo):
+    """A set without a seed, put together by hand, may number its networks as it likes."""
+    own = replace(zoo, repeats=np.zeros_like(zoo.repeats), info={"data": "imported"})
+    first, again, other, unknown = starts([zoo, zoo[::-1], replace(zoo, info={**zoo.info, "seed": 1}), own])
+    np.testing.assert_array_equal(first, again[::-1])
+    assert len(np.unique([*first, *other, *unknown])) == 3 * len(zoo)

@@ -9,10 +9,13 @@ from .weights import WeightSet
 
 
 def starts(zoos: Sequence[WeightSet]) -> list[np.ndarray]:
-    """Of each set int64 [N]: equal numbers where networks start from the same weights (one seed, task and repeat)."""
+    """Of each set int64 [N]: equal numbers where networks start from the same weights, those of one seed, task and
+    repeat. Networks of a set without a seed all have their own.
+    """
     seeds = [zoo.info.get("seed") for zoo in zoos]
     origins = [seeds.index(seed) if seed is not None else k for k, seed in enumerate(seeds)]
-    known = [np.stack([np.full(len(z), k), z.labels, z.repeats]) for k, z in zip(origins, zoos, strict=True)]
+    repeats = [np.arange(len(z)) if seed is None else z.repeats for z, seed in zip(zoos, seeds, strict=True)]
+    known = [np.stack([np.full(len(z), k), z.labels, r]) for k, z, r in zip(origins, zoos, repeats, strict=True)]
     numbers = np.unique(np.concatenate(known, axis=1), axis=1, return_inverse=True)[1].ravel()
     return np.split(numbers, np.cumsum([len(zoo) for zoo in zoos])[:-1])
 
