@@ -59,8 +59,7 @@ def device():
 
 @pytest.fixture(scope="session", autouse=not torch.cuda.is_available())
 def patched_once():
-    """Triton's interpreter patches triton.language in every call of a device function, a fourth of its time; that the
-    launch has done so is enough."""
+    """Triton's interpreter patches triton.language in every call of a device function; that the launch has is enough."""
     from triton import language
     from triton.runtime import interpreter
 

@@ -14,11 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_map
 from triton.runtime import interpreter
 
 CUDA = torch.device("cuda", 0)
-FACTORIES = ("empty", "zeros", "ones", "full", "arange", "tensor", "as_tensor", "eye", "linspace", "randperm")
-QUIET = {  # compute nothing: allowed while a graph is captured
-    "__get__", "size", "dim", "view", "stride", "data_ptr", "numel", "untyped_storage", "element_size", "__len__",
-    "storage_offset", "set_", "new_empty",
-}  # fmt: skip
+FACTORIES = ("empty", "zeros", "ones", "arange", "tensor", "as_tensor")
+QUIET = ("__get__", "view")  # compute nothing: allowed while a graph is captured
 COPIES = {"copy_", "set_"}  # may cross devices
 
 
@@ -70,21 +67,6 @@ class Card(torch.Tensor):
         _not_captured("a copy to the host")
         with torch._C.DisableTorchFunctionSubclass():
             return self.as_subclass(torch.Tensor).clone()
-
-    def item(self):
-        return self.cpu().item()
-
-    def tolist(self):
-        return self.cpu().tolist()
-
-    def __float__(self):
-        return float(self.cpu())
-
-    def __int__(self):
-        return int(self.cpu())
-
-    def __bool__(self):
-        return bool(self.cpu())
 
     def numpy(self, *args, **kwargs):
         raise TypeError("can't convert cuda:0 device type tensor to numpy")
@@ -158,9 +140,7 @@ def pretend(monkeypatch, free=2**33):
     def _wrapped(function):
         def factory(*args, device=None, pin_memory=False, **kwargs):
             if _wants(device):
-                args = [a.cpu() if isinstance(a, Card) else a for a in args]
-                with torch._C.DisableTorchFunctionSubclass():
-                    return _card(function(*args, **kwargs))
+                return _card(function(*args, **kwargs))
             return function(*args, device=device, **kwargs)
 
         return factory

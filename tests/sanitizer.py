@@ -8,6 +8,7 @@ the program has threads is loaded by several each, and one of them may come afte
 """
 
 import sys
+from hashlib import blake2b
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ SILENT = str(Path(interpreter.__file__).parents[1]), __file__  # Triton's own fr
 class Access(NamedTuple):
     program: int
     phase: int  # counts barriers, through all programs
-    order: int | None  # tells which elements, in which order; None: in several
+    order: bytes | None  # tells which elements, in which order; None: in several
 
 
 class Memory:
@@ -113,7 +114,8 @@ class Sanitizer:
         memory.wrote[at] = mine
 
     def note(self, at):
-        self.accesses.append(Access(self.program, self.phase, None if at is None else hash(at.tobytes())))
+        order = None if at is None else blake2b(at, digest_size=8).digest()
+        self.accesses.append(Access(self.program, self.phase, order))
         return len(self.accesses) - 1
 
     def last(self, ids):
