@@ -59,7 +59,7 @@ def device():
 
 @pytest.fixture(scope="session", autouse=not torch.cuda.is_available())
 def patched_once():
-    """Triton's interpreter patches triton.language in every call of a device function; that the launch has is enough."""
+    """The interpreter patches triton.language in every call of a device function; that the launch has is enough."""
     from triton import language
     from triton.runtime import interpreter
 
