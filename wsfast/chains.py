@@ -1,20 +1,14 @@
 """Chain features of a weight set (arXiv 2208.04369, eq. 6 and 18) and the raw layers they are compared with."""
 
 import math
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, replace
 from functools import partial
-from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from . import backends, cluster
+from . import backends
 from .declaration import Network, Parameter
+from .pairs import Kernel, all_pairs
 from .reference.batchnorm import EPS
 from .weights import WeightSet
 
@@ -146,7 +140,7 @@ def chain_kernel(
         x = gram().chain_factor(weights, row_normalize, column_normalize)
         return gram().near_one(x) if cosine else x
 
-    kernel = _Kernel(
+    kernel = Kernel(
         lambda zoo: _needed(zoo.network, chain, fold_norm),
         lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, fold_norm, run)],
         ready,
@@ -154,7 +148,7 @@ def chain_kernel(
         size,
         (lambda x: gram().gram_norm(x)) if cosine else None,
     )
-    return _all_pairs(a, b, kernel, memory, device, engine, address)
+    return all_pairs(a, b, kernel, memory, device, engine, address)
 
 
 def _weights(
@@ -196,158 +190,6 @@ def _in_memory(array: np.ndarray) -> np.ndarray:
     and of one that may not be written, for which the kernels would be compiled once more.
     """
     return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
-
-
-def _runs(size: int, memory: int | None, device: str) -> int:
-    """How many networks of `size` bytes (weights and features) a run may have.
-
-    At most there are the features of two runs, the weights that one was made of, and those that are read meanwhile.
-    """
-    memory = _free_memory(device) // 2 if memory is None else memory
-    if memory < 2 * size:
-        raise ValueError(
-            f"memory must be at least {2 * size:,} bytes, the weights and features of two networks, got {memory:,} "
-            "(raise it, or take an earlier chain)"
-        )
-    return int(memory // (2 * size))  # 2e9 is a number of bytes, too
-
-
-def _free_memory(device: str) -> int:
-    """Bytes that nobody uses; where the system does not tell, all of its memory."""
-    if device == "cuda":
-        from .kernels.triton.chunks import free_memory
-
-        return free_memory()
-    known = Path("/proc/meminfo")
-    if known.exists():
-        lines = dict(line.split(":") for line in known.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-@dataclass(frozen=True)
-class _Kernel:
-    """A kernel of two runs of networks: product(x, y), x = ready(read(zoo, run)), or product(x, None) of one run.
-
-    needs: what read takes of a set; size: bytes of one network's weights and features; norm(x): what the product is
-    divided by, if anything, of each network of a run.
-    """
-
-    needs: Callable[[WeightSet], Sequence[Parameter]]
-    read: Callable[[WeightSet, slice], Any]
-    ready: Callable[[Any], Any]
-    product: Callable[[Any, Any], np.ndarray]
-    size: int
-    norm: Callable[[Any], np.ndarray] | None = None
-
-    def block(self, a: WeightSet, b: WeightSet | None) -> np.ndarray:
-        x, y = (None if zoo is None else self.ready(self.read(zoo, slice(None))) for zoo in (a, b))
-        block = self.product(x, y)
-        if self.norm is not None:
-            norms = self.norm(x)
-            block = cosines(block, norms, norms if y is None else self.norm(y))
-        return block
-
-
-def cosines(block: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Products [n, m] over the norms [n] and [m] of what was multiplied, 0 where one of them is 0."""
-    norms = np.outer(x, y)
-    return block / np.where(norms == 0, 1, norms)
-
-
-def _all_pairs(
-    a: WeightSet,
-    b: WeightSet | None,
-    kernel: _Kernel,
-    memory: int | None,
-    device: str,
-    engine: str,
-    address: str | None,
-) -> np.ndarray:
-    """The kernel of all pairs, by pairs of runs that fit into `memory`: float64 [Na, Nb], [N, N] where b is None.
-
-    Only the two runs of a pair are held; the next one is read in a thread meanwhile.
-    """
-    if cluster.checked("chain_kernel", engine, address):
-        return _on_cluster(a, b, kernel, memory, device, address)
-    step = _runs(kernel.size, memory, device)
-    zoos = (a, a if b is None else b)
-    rows, columns = (range(0, len(zoo), step) for zoo in zoos)
-    pairs: list[tuple[tuple[int, int], tuple[int, int]]] = []  # of (set, first network); each shares one with the last
-    for turn, i in enumerate(rows):
-        if b is None:
-            pairs += [((0, i), (0, i)), *(((0, i), (0, j)) for j in reversed(columns) if j > i)]
-        else:
-            pairs += [((0, i), (1, j)) for j in (reversed(columns) if turn % 2 else columns)]
-    wanted = (key for old, new in pairwise([(), *pairs]) for key in dict.fromkeys(new) if key not in old)
-    out = np.empty((len(a), len(zoos[1])))
-    held: dict[tuple[int, int], Any] = {}
-    norms: dict[tuple[int, int], np.ndarray] = {}  # of every run, also when it is read again
-    with ThreadPoolExecutor(1) as thread:
-
-        def next_read() -> Any:
-            key = next(wanted, None)
-            return key and thread.submit(kernel.read, zoos[key[0]], slice(key[1], key[1] + step))
-
-        later = next_read()
-        for pair in pairs:
-            held = {key: held[key] for key in pair if key in held}
-            for key in dict.fromkeys(pair):
-                if key not in held:
-                    weights, later = later.result(), next_read()
-                    held[key] = kernel.ready(weights)
-                    del weights
-                    if kernel.norm is not None and key not in norms:
-                        norms[key] = kernel.norm(held[key])
-            i, j = pair[0][1], pair[1][1]
-            alone = pair[0] == pair[1]
-            block = kernel.product(held[pair[0]], None if alone else held[pair[1]])
-            if norms:
-                block = cosines(block, norms[pair[0]], norms[pair[1]])
-            out[i : i + step, j : j + step] = block
-            if b is None and not alone:
-                out[j : j + step, i : i + step] = block.T
-    return out
-
-
-def _on_cluster(
-    a: WeightSet, b: WeightSet | None, kernel: _Kernel, memory: int | None, device: str, address: str | None
-) -> np.ndarray:
-    """As `_all_pairs`, a task a pair of runs."""
-    if memory is None:
-        memory = cluster.place("ray", address, device)(_memory_of_a_task, device)
-    pairs = len(a) ** 2 // 2 if b is None else len(a) * len(b)
-    share = math.isqrt(pairs // (cluster.SHARES * cluster.processors(address, device)))
-    step = min(max(1, share), _runs(kernel.size, memory, device))
-
-    def runs(zoo: WeightSet) -> dict[int, Any]:
-        needed = replace(zoo, parameters={p.name: zoo.parameters[p.name] for p in kernel.needs(zoo)}, records={})
-        return {i: cluster.share(address, needed[i : i + step]) for i in range(0, len(zoo), step)}
-
-    rows = runs(a)
-    columns = rows if b is None else runs(b)
-    calls = (
-        ((i, j), (x, None if b is None and i == j else y))
-        for i, x in rows.items()
-        for j, y in columns.items()
-        if b is not None or i <= j
-    )
-
-    def told(key: tuple[int, int]) -> str:
-        return f"chain_kernel: networks from {key[0]} and {key[1]}, {step} each"
-
-    out = np.empty((len(a), len(a if b is None else b)))
-    with closing(cluster.run(kernel.block, calls, address, device, told)) as done:
-        for (i, j), block in done:
-            out[i : i + step, j : j + step] = block
-            if b is None and i != j:
-                out[j : j + step, i : i + step] = block.T
-    return out
-
-
-def _memory_of_a_task(device: str) -> int:
-    """Half of what is free here, shared by as many tasks as a machine runs side by side."""
-    return _free_memory(device) // 2 // (1 if device == "cuda" else os.cpu_count() or 1)
 
 
 def cheaper_form(na: int, nb: int, d: int, r: int) -> str:
@@ -404,8 +246,8 @@ def raw_kernel(
 
     _check_sets("raw_kernel", a, a if b is None else b)
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
-    kernel = _Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, _flat, linear_kernel, size, norm)
-    return _all_pairs(a, b, kernel, memory, "cpu", engine, address)
+    kernel = Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, _flat, linear_kernel, size, norm)
+    return all_pairs(a, b, kernel, memory, "cpu", engine, address)
 
 
 CHAINS: dict[str, dict[str, Any]] = {  # features that are a chain, and how

@@ -7,10 +7,11 @@ import numpy as np
 
 from .aligning import align, reordered, shuffled_units
 from .asymmetry import free_weights
-from .chains import cosines, feature_kernel
+from .chains import feature_kernel
 from .declaration import Network
 from .kernels.numba.gram import linear_kernel
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
+from .pairs import cosines
 from .table import TITLES as KNOWN
 from .weights import WeightSet
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from . import cluster
-from .chains import cosines
 from .classifier import WeightClassifier
 from .inference import p_permutation
+from .pairs import cosines
 from .reference.retrieval import cmc, mean_average_precision, ranking
 from .ridge import accuracies_on_cluster
 
