@@ -1,19 +1,18 @@
 """MILLION.md: what a million networks would take, computed from the rates that are stored in results/."""
 
 import json
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from textwrap import fill
 from typing import Any
 
-import numpy as np
-
 import wsfast
 from bench.bench_chain_kernel import Case
 from bench.contest import OURS
 from bench.page import HERE, RESULTS, duration
-from wsfast.chains import chain_width
+from wsfast.chains import factor_shape
 from wsfast.describing import in_bytes
 from wsfast.recipe import NAMES, PAPER, Recipe
 from wsfast.ridge import PENALTIES
@@ -118,10 +117,8 @@ def kernels(cpu: dict[str, Any], cores: int) -> Iterator[str]:
 
 def reading(p: Population) -> str:
     """How often the square kernel, by tasks of MEMORY, reads a set, in words."""
-    weights, nobody = p.network.chain(CHAIN), np.empty(0, np.int64)
-    read = 4 * sum(w.size for w in weights)
-    d = chain_width(wsfast.WeightSet(p.network, {}, nobody, nobody), CHAIN)
-    run = MEMORY // (2 * (read + 4 * d * weights[-1].shape[-1]))
+    read = 4 * sum(w.size for w in p.network.chain(CHAIN))
+    run = MEMORY // (2 * (read + 4 * math.prod(factor_shape(p.network, CHAIN))))
     return f"{run:,} networks of {p.name}, so that each is read {N // run:,} times, {in_bytes(N // run * N * read)}"
 
 

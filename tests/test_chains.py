@@ -45,7 +45,7 @@ def test_recurrent_chains_are_the_references(width):
     for chain in (1, 2, 3, 4):
         x = wsfast.chain_factor(zoo, chain)
         want = wsfast.chain_factor(zoo, chain, backend="reference")
-        assert x.shape == (3, chains.chain_width(zoo, chain), 3 * width if chain == 1 else width)
+        assert x.shape == (3, *chains.factor_shape(net, chain))
         np.testing.assert_allclose(x, want, atol=2e-6 * np.abs(want).max())
         k = wsfast.chain_kernel(zoo, chain=chain, backend="reference")
         np.testing.assert_allclose(wsfast.chain_kernel(zoo, chain=chain), k, atol=2e-6 * k.max())
@@ -110,7 +110,11 @@ SIZES = [(2, 10, 3), (50, 64, 100), (1000, 2187, 32), (1000, 2187, 128), (3, 4, 
 def test_the_cheaper_form_by_counting(n, d, r):
     pairs = n * n
     factorised, packed = pairs * 2 * d * r * r, 2 * n * d * d * r + pairs * d * d
-    assert chains.cheaper_form(n, n, d, r) == ("factorised" if factorised < packed else "packed")
+    assert chains.cheaper_form(n, n, d, r, r) == ("factorised" if factorised < packed else "packed")
+    for m, s in ((n, 4 * r), (7 * n, 1)):
+        factorised, packed = n * m * 2 * d * r * s, d * d * (n * r + m * s) + n * m * d * d
+        want = "factorised" if factorised < packed else "packed"
+        assert chains.cheaper_form(n, m, d, r, s) == chains.cheaper_form(m, n, d, s, r) == want
 
 
 def on_disk(zoo, folder):
@@ -204,6 +208,17 @@ def test_a_set_larger_than_the_limit_is_read_in_parts():
     part = [0, 31, 59]
     x = np.stack([weight[i : i + 1][0] for i in part])
     np.testing.assert_allclose(got[np.ix_(part, part)], gram.chain_kernel(x), rtol=1e-6)
+
+
+def test_the_wider_of_two_sets_counts_against_the_limit():
+    d, r, wide = 64, 2, 50
+    weights = {width: Counted(30, (d, width)) for width in (r, wide)}
+    narrow, other = (
+        wsfast.WeightSet(wsfast.network("mlp4", (d,), 2, width), {"fc1.weight": w}, np.zeros(30), np.arange(30))
+        for width, w in weights.items()
+    )
+    wsfast.chain_kernel(narrow, other, memory=2 * 10 * 4 * 2 * d * wide)
+    assert weights[wide].largest == 10
 
 
 def test_what_goes_wrong_while_reading_is_raised(zoo):

@@ -81,7 +81,7 @@ def chain_gram(
     Invariant to the order of hidden units. ValueError with the size where it would take over 4 GiB (use chain_kernel).
     """
     _check_sets("chain_gram", zoo)
-    d = chain_width(zoo, chain)
+    d, _ = factor_shape(zoo.network, chain)
     size = len(zoo) * d * d * 4
     if size > GRAM_LIMIT:
         raise ValueError(
@@ -123,18 +123,19 @@ def chain_kernel(
     if form not in ("auto", "factorised", "packed"):
         raise ValueError(f"chain_kernel: form must be auto, factorised or packed, got {form!r}")
     _check_sets("chain_kernel", a, a if b is None else b)
-    d, r = chain_width(a, chain), a.network.chain(chain)[-1].shape[-1]
-    if b is not None and d != chain_width(b, chain):
+    sides = [a, a if b is None else b]
+    (d, ra), (other, rb) = (factor_shape(zoo.network, chain) for zoo in sides)
+    if d != other:
         raise ValueError(
             f"chain_kernel: chain {chain} of {a.network.name} has d = {d}, "
-            f"of {b.network.name} d = {chain_width(b, chain)}: they cannot be compared"
+            f"of {sides[1].network.name} d = {other}: they cannot be compared"
         )
     gram = partial(backends.load, "chain_kernel", backend, device)  # loaded where it computes
     if engine == "local":
         gram()  # before the device is asked for its memory
     if form == "auto":
-        form = cheaper_form(len(a), len(a if b is None else b), d, r)
-    size = max(4 * sum(p.size for p in z.network.chain(chain)) + 4 * d * r for z in (a, a if b is None else b))
+        form = cheaper_form(*map(len, sides), d, ra, rb)
+    size = max(4 * (sum(p.size for p in zoo.network.chain(chain)) + d * max(ra, rb)) for zoo in sides)
 
     def ready(weights: list[np.ndarray]) -> Any:
         x = gram().chain_factor(weights, row_normalize, column_normalize)
@@ -192,25 +193,22 @@ def _in_memory(array: np.ndarray) -> np.ndarray:
     return array if type(array) is np.ndarray and array.flags.writeable else np.array(array)
 
 
-def cheaper_form(na: int, nb: int, d: int, r: int) -> str:
-    """Factorised where pairs / network < d r / (2 r^2 - d), or always where 2 r^2 < d (operation counts)."""
-    pairs_per_network = na * nb / (na + nb)
-    return "factorised" if pairs_per_network * (2 * r * r - d) < d * r else "packed"
+def cheaper_form(na: int, nb: int, d: int, ra: int, rb: int) -> str:
+    """The form of fewer operations for all pairs of na factors [d, ra] and nb factors [d, rb]."""
+    return "factorised" if na * nb * (2 * ra * rb - d) < d * (na * ra + nb * rb) else "packed"
 
 
-def chain_width(zoo: WeightSet, chain: int) -> int:
-    """d of a chain: rows of X_l."""
-    d = 1
-    for k, p in enumerate(zoo.network.chain(chain)):
-        d *= math.prod(_matrix(p, np.empty((0, *p.shape), np.float32), chain).shape[1 if k == 0 else 2 : -1])
-    return d
+def factor_shape(network: Network, chain: int) -> tuple[int, int]:
+    """(d, r) of a chain's factors."""
+    shapes = [_matrix(p, np.empty((0, *p.shape), np.float32), chain).shape for p in network.chain(chain)]
+    return math.prod([shapes[0][1], *(n for shape in shapes for n in shape[2:-1])]), shapes[-1][-1]
 
 
 def chain_shape(features: str, zoo: WeightSet, chain: int) -> tuple[int, ...]:
     """Shape of one network's feature, the same in sets that can be compared: (d, d) of a Gram, a raw weight's own."""
     if features == "raw":
         return zoo.network.chain(chain)[-1].shape
-    return (chain_width(zoo, chain),) * 2
+    return (factor_shape(zoo.network, chain)[0],) * 2
 
 
 def _flat(w: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """The linear weight classifier: which task was this network trained on?"""
 
+import math
 from typing import Any, Self
 
 import numpy as np
@@ -10,7 +11,7 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.validation import check_is_fitted
 
 from . import backends
-from .chains import CHAINS, chain_factor, chain_width, feature_kernel
+from .chains import CHAINS, chain_factor, factor_shape, feature_kernel
 from .logistic import KernelLogistic
 from .primal import primal_head, primal_sgd
 from .reference.classifier import visiting_order
@@ -93,7 +94,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         b0 = np.zeros(classes)
         self.head_ = None
         if self.train_ is not None and self.features != "raw":
-            self.head_, b0 = primal_head(chain_width(self.train_, self.chain), classes, self.seed)
+            self.head_, b0 = primal_head(factor_shape(self.train_.network, self.chain)[0], classes, self.seed)
         solve = backends.load("dual_sgd", self.backend).dual_sgd
         self._keep(*solve(kernel, labels, self._offset(self.train_, len(kernel)), b0, *self._schedule(len(kernel))))
 
@@ -104,7 +105,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
             )
         self._check_set(X)
         labels = self._encoded(X, y, len(X))
-        a, b = primal_head(chain_width(X, self.chain), len(self.classes_), self.seed)
+        a, b = primal_head(factor_shape(X.network, self.chain)[0], len(self.classes_), self.seed)
         ops = backends.load("head", self.backend)
         self._keep(*primal_sgd(ops, self._factor(X), labels, a, b, *self._schedule(len(X))))
 
@@ -128,7 +129,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     def _head(self, zoo: Any, a: np.ndarray) -> np.ndarray:
         """<A_c, G_i> of each network: [N, C], a run of networks at a time."""
         head = backends.load("head", self.backend).head
-        run = max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * a.shape[1]))
+        run = max(1, RUN // (4 * math.prod(factor_shape(zoo.network, self.chain))))
         return np.concatenate([head(self._factor(zoo[i : i + run]), a) for i in range(0, len(zoo), run)])
 
     def decision_function(self, X: Any) -> np.ndarray:

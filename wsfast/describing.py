@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from .chains import chain_width, cheaper_form
+from .chains import cheaper_form, factor_shape
 from .manifest import read
 from .storage import load
 from .weights import WeightSet
@@ -46,8 +46,8 @@ def chains(zoo: WeightSet, networks: int) -> list[dict[str, Any]]:
     multiplications (wsfast.chains.cheaper_form)."""
     found = []
     for chain in range(1, len(zoo.network.chains) + 1):
-        d, r = chain_width(zoo, chain), zoo.network.chain(chain)[-1].shape[-1]
-        form = cheaper_form(networks, networks, d, r)
+        d, r = factor_shape(zoo.network, chain)
+        form = cheaper_form(networks, networks, d, r, r)
         pairs = networks * (networks + 1) // 2
         work = pairs * d * r * r if form == "factorised" else d * (d + 1) // 2 * (networks * r + pairs)
         found.append({"chain": chain, "d": d, "r": r, "form": form, "multiplications": work})

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from . import backends
-from .chains import chain_factor, chain_width, cheaper_form
+from .chains import chain_factor, cheaper_form, factor_shape
 from .comparing import Chains, chains_of
 from .storage import load
 from .weights import WeightSet
@@ -55,10 +55,10 @@ def search(query: Any, zoo: Any, *, top: int = 10, backend: str | None = None) -
 
 def _cosines(asked: Chains, zoo: WeightSet, usable: np.ndarray, chain: int, backend: str | None) -> np.ndarray:
     x = asked.factor(chain)
-    d, r = chain_width(zoo, chain), zoo.network.chain(chain)[-1].shape[-1]
+    d, r = factor_shape(zoo.network, chain)
     if x.shape[1] != d:
         raise ValueError(f"search: chain {chain} has d = {x.shape[1]} in the query and {d} in the set")
-    form = cheaper_form(1, len(usable), d, max(r, x.shape[2]))
+    form = cheaper_form(1, len(usable), d, x.shape[2], r)
     kernel = backends.load("chain_kernel", backend).chain_kernel
     run = max(1, RUN // (4 * d * r))
     parts = [
