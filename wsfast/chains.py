@@ -134,7 +134,7 @@ def chain_kernel(
     if engine == "local":
         gram()  # before the device is asked for its memory
     if form == "auto":
-        form = cheaper_form(*map(len, sides), d, ra, rb)
+        form = cheaper_form(len(sides[0]), len(sides[1]), d, ra, rb)
     size = max(4 * (sum(p.size for p in zoo.network.chain(chain)) + d * max(ra, rb)) for zoo in sides)
 
     def ready(weights: list[np.ndarray]) -> Any:
