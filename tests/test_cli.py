@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from wsfast import cli, rows
+from wsfast import arguments, cli, rows
 
 SMALL = ["--tasks", "4", "--repeats", "6", "--width", "8", "--epochs", "3", "--permutations", "9"]
 
@@ -47,6 +47,20 @@ def test_json_is_all_that_is_printed(tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed == json.loads((tmp_path / "results.json").read_text())
     assert printed["seed"] == 3
+
+
+@pytest.mark.parametrize("command", cli.COMMANDS)
+def test_help_says_every_default_once(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit):
+        cli.main([command, "--help"])
+    said = capsys.readouterr().out
+    purpose, options = arguments.COMMANDS[command]
+    assert purpose in said
+    assert not re.search(r"default: (None|False|[^)]*\) \(default)", said)
+    for how in options.values():
+        default = how.get("default")
+        assert how["help"] + ("" if default is None else f" (default: {default})") in said
 
 
 def test_info(capsys, tmp_path, monkeypatch):

@@ -23,6 +23,161 @@ EXIT = """exit codes:
 """
 
 
+def _flag(what: str) -> dict[str, Any]:
+    return {"action": "store_true", "help": what}
+
+
+def _count(what: str, default: int | None = None) -> dict[str, Any]:
+    return {"type": int, "default": default, "help": what}
+
+
+def _device(what: str) -> dict[str, Any]:
+    return {"default": "cpu", "choices": tuple(DEFAULT), "help": what}
+
+
+def _backend(what: str) -> dict[str, Any]:
+    return {"choices": tuple(PACKAGES), "help": what}
+
+
+BACKEND, KERNELS = _backend("default: what suits the device"), _device("where chain kernels are computed")
+CLASSIFIER = {"default": CLASSIFIERS[0], "choices": CLASSIFIERS, "help": "sgd: the paper's recipe"}
+DATA = {"default": "digits", "help": f"one of {', '.join(LOADERS)}"}
+ROOT = {"help": "folder of the data sets (default: the environment's WSFAST_DATA)"}
+WIDTH = _count("hidden units (default: what suits the data)")
+JSON, TABLE = _flag("print JSON"), _flag("print JSON instead of the table")
+STATE = {"help": f"a state dict: {', '.join(SUFFIXES)}"}
+GENERATED = {"help": "folder of a generated weight set"}
+LOG: dict[str, Any] = {"metavar": "FILE", "help": "append events to it, one JSON object a line"}
+TRAINING = {
+    "--data": DATA,
+    "--network": {"default": "mlp4", "help": f"one of {', '.join(NETWORKS)}"},
+    "--tasks": _count("the first so many tasks (default: all)"),
+    "--repeats": _count("networks per task", 40),
+    "--seed": _count("of the networks and the splits", 0),
+    "--width": WIDTH,
+    "--epochs": _count("passes over the data (default: what suits the data)"),
+    "--backend": BACKEND,
+    "--device": _device("where networks are trained"),
+    "--dry-run": _flag("print plan, sizes and time; train and write nothing"),
+    "--precision": {"choices": PRECISIONS["triton"], "help": "of triton's products (default: the network's)"},
+    "--data-root": ROOT,
+    "--engine": {"default": "local", "choices": ENGINES, "help": "ray: a cluster (pip install 'wsfast[ray]')"},
+    "--address": {"help": "of a running Ray cluster (default: one is started on this machine)"},
+}
+COMMANDS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # what each is for, its arguments
+    "study": (
+        "train a population of networks, measure their similarity, write a report",
+        {
+            "zoo": {"nargs": "?", "help": "folder of a stored weight set, studied instead of a new one"},
+            **TRAINING,
+            "--out": {"help": "folder for results.json and report.html (default: runs/DATA-NETWORK)"},
+            "--alpha": {"type": float, "default": 0.05, "help": "the error below which the paper accepts"},
+            "--classifier": CLASSIFIER,
+            "--permutations": _count("shuffled labelings a chain", 199),
+            "--quick": _flag("one split, no permutations, resampling or further controls"),
+            "--json": _flag("print results.json instead of the table"),
+        },
+    ),
+    "generate": (
+        "train a population into a folder; the same command goes on with what an interrupted one left",
+        {**TRAINING, "--out": {"required": True, "help": "folder of the weight set"}},
+    ),
+    "verify": (
+        "compare a stored weight set with its manifest",
+        {
+            "zoo": {"help": "its folder"},
+            "--retrain": _count("networks that are trained again and compared", 0),
+            "--data-root": ROOT,
+        },
+    ),
+    "compare": ("chain similarity of two networks", {"a": STATE, "b": {"help": "another"}, "--json": JSON}),
+    "cross": (
+        "train the weight classifier on one set, test it on another",
+        {
+            "a": {"help": "folder of a stored weight set"},
+            "b": {"help": "another of the same tasks"},
+            "--features": {"default": "chain", "choices": FEATURES, "help": "what the classifier reads"},
+            "--classifier": CLASSIFIER,
+            "--seed": _count("of the splits", 0),
+            "--backend": BACKEND,
+            "--device": KERNELS,
+            "--out": {"help": "folder for cross.json and cross.svg"},
+            "--json": TABLE,
+        },
+    ),
+    "connectivity": (
+        "loss on straight lines between the networks of a task, as they came and aligned by weight matching",
+        {
+            "zoo": GENERATED,
+            "--pairs": _count("of networks, a task", 20),
+            "--points": _count("on a line", 25),
+            "--seed": _count("of the pairs", 0),
+            "--backend": _backend("of the lines (default: the device's)"),
+            "--device": _device("where lines are measured"),
+            "--data-root": ROOT,
+            "--out": {"help": "folder for connectivity.json and barriers.svg"},
+            "--json": TABLE,
+        },
+    ),
+    "search": (
+        "the networks of a set that are closest to one",
+        {
+            "query": STATE,
+            "--zoo": {"required": True, "help": "folder of a stored weight set"},
+            "--top": _count("networks a chain", 10),
+            "--json": JSON,
+        },
+    ),
+    "converge": (
+        "do hidden units of two networks answer alike? matches over the data a stored set was trained on",
+        {
+            "zoo": GENERATED,
+            "--pairs": _count("of networks, of each kind", 200),
+            "--samples": _count("test samples that all networks answer", 512),
+            "--clusters": _count("groups of units (default: a fourth of the units)"),
+            "--seed": _count("of the pairs and the samples", 0),
+            "--backend": _backend("of the correlations (default: the device's)"),
+            "--device": _device("where correlations are computed"),
+            "--data-root": ROOT,
+            "--out": {"help": "folder for converge.json and converge.html (default: runs/ZOO)"},
+            "--json": TABLE,
+        },
+    ),
+    "metanetworks": (
+        "predict networks' test accuracy from their weights, over sets whose learning rate and epochs vary",
+        {
+            "zoos": {"nargs": "+", "metavar": "zoo", "help": "folders of generated weight sets of the same tasks"},
+            "--seed": _count("of the splits and the models", 0),
+            "--backend": BACKEND,
+            "--device": KERNELS,
+            "--out": {"help": "folder for metanetworks.json and metanetworks.svg"},
+            "--json": TABLE,
+        },
+    ),
+    "grid": (
+        "features against standard and asymmetric networks: is it the order of units that breaks raw weights?",
+        {
+            "--data": DATA,
+            "--tasks": _count("the first so many tasks", 20),
+            "--repeats": _count("networks per task and column", 20),
+            "--chain": _count("whose layers all features are of", 2),
+            "--pairs": _count("of networks, a task, on whose lines barriers are measured", 5),
+            "--classifier": CLASSIFIER,
+            "--seed": _count("of networks, splits, pairs and orders", 0),
+            "--width": WIDTH,
+            "--device": _device("where networks are trained and measured"),
+            "--data-root": ROOT,
+            "--out": {"help": "folder for grid.json and grid.html (default: runs/grid-DATA)"},
+            "--json": TABLE,
+        },
+    ),
+    "info": (
+        "of a stored weight set, or versions, backends and data on this machine",
+        {"zoo": {"nargs": "?", "help": "folder of a weight set"}, "--data-root": ROOT, "--json": JSON},
+    ),
+}
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "wsfast",
@@ -31,156 +186,12 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     top.add_argument("--version", action="version", version=f"wsfast {__version__}")
-    _add_log(top, None)
+    top.add_argument("--log-json", **LOG)
     commands = top.add_subparsers(dest="command", required=True)
-
-    study = commands.add_parser(
-        "study",
-        help="train a population of networks, measure their similarity, write a report",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    study.add_argument("zoo", nargs="?", help="folder of a stored weight set, studied instead of a new one")
-    _add_training(study)
-    study.add_argument("--out", help="folder for results.json and report.html (default: runs/DATA-NETWORK)")
-    study.add_argument("--alpha", type=float, default=0.05, help="the error below which the paper accepts")
-    study.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
-    study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain")
-    study.add_argument(
-        "--quick", action="store_true", help="one split, no permutations, resampling or further controls"
-    )
-    study.add_argument("--json", action="store_true", help="print results.json instead of the table")
-
-    generate = commands.add_parser(
-        "generate",
-        help="train a population into a folder; the same command goes on with what an interrupted one left",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    _add_training(generate)
-    generate.add_argument("--out", required=True, help="folder of the weight set")
-
-    verify = commands.add_parser("verify", help="compare a stored weight set with its manifest")
-    verify.add_argument("zoo", help="its folder")
-    verify.add_argument("--retrain", type=int, default=0, help="networks that are trained again and compared")
-    verify.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
-
-    compare = commands.add_parser("compare", help="chain similarity of two networks")
-    compare.add_argument("a", help=f"a state dict: {', '.join(SUFFIXES)}")
-    compare.add_argument("b", help="another")
-    compare.add_argument("--json", action="store_true", help="print JSON")
-
-    cross = commands.add_parser(
-        "cross",
-        help="train the weight classifier on one set, test it on another",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    cross.add_argument("a", help="folder of a stored weight set")
-    cross.add_argument("b", help="another of the same tasks")
-    cross.add_argument("--features", default="chain", choices=FEATURES, help="what the classifier reads")
-    cross.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
-    cross.add_argument("--seed", type=int, default=0, help="of the splits")
-    cross.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
-    cross.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
-    cross.add_argument("--out", help="folder for cross.json and cross.svg")
-    cross.add_argument("--json", action="store_true", help="print JSON instead of the table")
-
-    connect = commands.add_parser(
-        "connectivity",
-        help="loss on straight lines between the networks of a task, as they came and aligned by weight matching",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    connect.add_argument("zoo", help="folder of a generated weight set")
-    connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
-    connect.add_argument("--points", type=int, default=25, help="on a line")
-    connect.add_argument("--seed", type=int, default=0, help="of the pairs")
-    connect.add_argument("--backend", choices=tuple(PACKAGES), help="of the lines (default: the device's)")
-    connect.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where lines are measured")
-    connect.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
-    connect.add_argument("--out", help="folder for connectivity.json and barriers.svg")
-    connect.add_argument("--json", action="store_true", help="print JSON instead of the table")
-
-    search = commands.add_parser("search", help="the networks of a set that are closest to one")
-    search.add_argument("query", help=f"a state dict: {', '.join(SUFFIXES)}")
-    search.add_argument("--zoo", required=True, help="folder of a stored weight set")
-    search.add_argument("--top", type=int, default=10, help="networks a chain")
-    search.add_argument("--json", action="store_true", help="print JSON")
-
-    converge = commands.add_parser(
-        "converge",
-        help="do hidden units of two networks answer alike? matches over the data a stored set was trained on",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    converge.add_argument("zoo", help="folder of a generated weight set")
-    converge.add_argument("--pairs", type=int, default=200, help="of networks, of each kind")
-    converge.add_argument("--samples", type=int, default=512, help="test samples that all networks answer")
-    converge.add_argument("--clusters", type=int, help="groups of units (default: a fourth of the units)")
-    converge.add_argument("--seed", type=int, default=0, help="of the pairs and the samples")
-    converge.add_argument("--backend", choices=tuple(PACKAGES), help="of the correlations (default: the device's)")
-    converge.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where correlations are computed")
-    converge.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
-    converge.add_argument("--out", help="folder for converge.json and converge.html (default: runs/ZOO)")
-    converge.add_argument("--json", action="store_true", help="print converge.json instead of the table")
-
-    meta = commands.add_parser(
-        "metanetworks",
-        help="predict networks' test accuracy from their weights, over sets whose learning rate and epochs vary",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    meta.add_argument("zoos", nargs="+", metavar="zoo", help="folders of generated weight sets of the same tasks")
-    meta.add_argument("--seed", type=int, default=0, help="of the splits and the models")
-    meta.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
-    meta.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
-    meta.add_argument("--out", help="folder for metanetworks.json and metanetworks.svg")
-    meta.add_argument("--json", action="store_true", help="print JSON instead of the table")
-
-    grid = commands.add_parser(
-        "grid",
-        help="features against standard and asymmetric networks: is it the order of units that breaks raw weights?",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-    )
-    grid.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
-    grid.add_argument("--tasks", type=int, default=20, help="the first so many tasks")
-    grid.add_argument("--repeats", type=int, default=20, help="networks per task and column")
-    grid.add_argument("--chain", type=int, default=2, help="whose layers all features are of")
-    grid.add_argument("--pairs", type=int, default=5, help="of networks, a task, on whose lines barriers are measured")
-    grid.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
-    grid.add_argument("--seed", type=int, default=0, help="of networks, splits, pairs and orders")
-    grid.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
-    grid.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained and measured")
-    grid.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
-    grid.add_argument("--out", help="folder for grid.json and grid.html (default: runs/grid-DATA)")
-    grid.add_argument("--json", action="store_true", help="print grid.json instead of the table")
-
-    info = commands.add_parser("info", help="of a stored weight set, or versions, backends and data on this machine")
-    info.add_argument("zoo", nargs="?", help="folder of a weight set")
-    info.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
-    info.add_argument("--json", action="store_true", help="print JSON")
-    for command in commands.choices.values():
-        _add_log(command, argparse.SUPPRESS)  # given or not, it leaves what stands before the command
+    for name, (purpose, options) in COMMANDS.items():
+        command = commands.add_parser(name, help=purpose, description=purpose)
+        for option, how in options.items():
+            default = "" if how.get("default") is None else " (default: %(default)s)"
+            command.add_argument(option, **{**how, "help": how["help"] + default})
+        command.add_argument("--log-json", default=argparse.SUPPRESS, **LOG)  # leaves what stands before the command
     return top
-
-
-def _add_log(command: argparse.ArgumentParser, default: Any) -> None:
-    command.add_argument(
-        "--log-json", metavar="FILE", default=default, help="append events to it, one JSON object a line"
-    )
-
-
-def _add_training(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
-    command.add_argument("--network", default="mlp4", help=f"one of {', '.join(NETWORKS)}")
-    command.add_argument("--tasks", type=int, help="the first so many tasks (default: all)")
-    command.add_argument("--repeats", type=int, default=40, help="networks per task")
-    command.add_argument("--seed", type=int, default=0, help="of the networks and the splits")
-    command.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
-    command.add_argument("--epochs", type=int, help="passes over the data (default: what suits the data)")
-    command.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
-    command.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained")
-    command.add_argument("--dry-run", action="store_true", help="print plan, sizes and time; train and write nothing")
-    command.add_argument(
-        "--precision", choices=PRECISIONS["triton"], help="of triton's products (default: the network's)"
-    )
-    command.add_argument("--data-root", help="folder of the data sets (default: the environment's WSFAST_DATA)")
-    command.add_argument(
-        "--engine", default="local", choices=ENGINES, help="ray: a cluster (pip install 'wsfast[ray]')"
-    )
-    command.add_argument("--address", help="of a running Ray cluster (default: one is started on this machine)")
