@@ -1,64 +1,34 @@
 """What every contender of train_cnn is given, drawn before any clock starts."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
-from wsfast.reference import cnn, philox
+from wsfast.reference import cnn
 
 import wsfast
-from bench.problem import SEED, TASK
+from bench.problem import Drawn
 from wsfast.kernel_arguments import cnn_layers
 from wsfast.modules import to_module
 
 
-@dataclass
-class CnnProblem:
-    """N plainnet5 of `width` on random bytes, one task, repeats 0 .. N - 1; every batch is full.
-
-    Drawn: images float32 [samples, 3, size, size], scaled; labels [samples]; initial parameters; orders
-    [N, steps, batch], the rows of every step.
-    """
+@dataclass(kw_only=True)
+class CnnProblem(Drawn):
+    """plainnet5 of `width` on images 3 x size x size; drawn too: starts, the initial parameters."""
 
     size: int
-    width: int
-    classes: int
-    batch: int
-    networks: int
-    samples: int
-    epochs: int
-    lr: float = 0.01
-    momentum: float = 0.9
 
     def __post_init__(self) -> None:
-        assert self.samples % self.batch == 0
-        self.steps = self.epochs * self.samples // self.batch
         self.net = wsfast.network("plainnet5", (3, self.size, self.size), self.classes, self.width)
         layers = cnn_layers(self.net)
         assert layers is not None
         names = ("sizes", "slopes", "strides", "norm_last", "pools", "shortcuts")
-        declared = dict(zip(names, layers, strict=True))
-        d = 3 * self.size**2
-        rng = np.random.default_rng(self.size + self.width + self.batch)
-        pixels = rng.integers(0, 256, (self.samples, d)).astype(np.uint8)
-        scale, shift = np.full(d, 1 / 64, np.float32), np.full(d, -2, np.float32)
-        self.images = torch.from_numpy(pixels * scale + shift).reshape(-1, *self.net.input_shape)
-        self.labels = torch.from_numpy(rng.integers(0, self.classes, self.samples))
-        everyone, epochs = range(self.networks), range(self.epochs)
-        orders = [[philox.batch_order(self.samples, e, SEED, TASK, r) for e in epochs] for r in everyone]
-        self.orders = torch.tensor(np.array(orders)).reshape(self.networks, self.steps, self.batch)
+        self.draw(self.size, self.net.input_shape, dict(zip(names, layers, strict=True)))
+        self.images = self.images.reshape(-1, *self.net.input_shape)
         none = np.empty(0, np.int64)
-        run = {"lr": np.full(self.epochs, self.lr, np.float32), "momentum": self.momentum, "weight_decay": 0.0}
-        draw = {"batch_size": self.batch, "pad": -1, "seed": np.uint64(SEED), "task": TASK}
-        train = {"x": pixels, "train_rows": np.arange(self.samples), "train_labels": self.labels.numpy()}
-        scaling = {"scale": scale, "shift": shift, "shape": np.array(self.net.input_shape)}
-        nothing = np.empty(0, np.float32)
-        scaling |= {"fixed_at": none, "fixed_to": nothing, "gate_at": np.full(4, -1), "gates": nothing}
-        self.common = {**train, "test_rows": none, "test_labels": none, **declared, **scaling, **run, **draw}
         still = {**self.common, "lr": np.empty(0, np.float32), "train_rows": none, "train_labels": none}
-        self.starts = [cnn.train_cnn(**still, repeat=r)[0] for r in everyone]
+        self.starts = [cnn.train_cnn(**still, repeat=r)[0] for r in range(self.networks)]
 
     def __str__(self) -> str:
         return f"plainnet5 of {self.width} channels on 3x{self.size}x{self.size}, batch {self.batch}"
@@ -76,10 +46,6 @@ class CnnProblem:
     def initial(self, i: int) -> np.ndarray:
         """Network i's parameters before its first step [P]."""
         return self.starts[i]
-
-    def arguments(self, repeat: int) -> dict[str, Any]:
-        """The call of train_cnn, ours or the reference's, for one network."""
-        return {**self.common, "repeat": repeat}
 
     def module(self, i: int) -> nn.Module:
         """Network i at its initial parameters, in training mode."""
