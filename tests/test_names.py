@@ -113,7 +113,7 @@ def test_bad_input(folder, no_root):
         wsfast.tasks("names", root=folder)
     with pytest.raises(FileNotFoundError, match=r"names is missing \(the data root must hold names/\)"):
         wsfast.tasks("names", root=folder / "names")
-    with pytest.raises(ValueError, match=r"faker_surnames has 9 tasks, got n=10"):
+    with pytest.raises(ValueError, match=r"n must be at most 9 for faker_surnames, got 10"):
         wsfast.tasks("names", n=10)
     with pytest.raises(ValueError, match=r"split_seed must be at least 0, got -1"):
         wsfast.tasks("names", split_seed=-1)

@@ -40,7 +40,6 @@ def digits(n: int | None, root: Any) -> Data:
     from sklearn.datasets import load_digits
 
     images, y = load_digits(return_X_y=True)
-    _room("digits", n, 45)
     mean, std = images.mean(), images.std()
     return Data(
         "digits",
@@ -174,8 +173,10 @@ def from_arrays(x: Any, y: Any) -> Data:
     if y is None:
         raise ValueError("tasks: arrays need labels, want tasks(x, y)")
     y = np.asarray(y)
-    if x.ndim < 2 or y.shape != x.shape[:1]:
-        raise ValueError(f"tasks: want x [samples, ...] and y [samples], got {x.shape} and {y.shape}")
+    if x.ndim < 2 or y.shape != x.shape[:1] or not x.size:
+        raise ValueError(f"tasks: want x [samples, ...] and y [samples], none empty, got {x.shape} and {y.shape}")
+    if not np.can_cast(x.dtype, np.float32, "same_kind"):
+        raise TypeError(f"tasks: x must hold real numbers, got {x.dtype}")
     if not np.issubdtype(y.dtype, np.integer):
         raise TypeError(f"tasks: y must hold integers, got {y.dtype}")
     if x.dtype != np.uint8:
@@ -231,15 +232,16 @@ def _folder(root: Any, name: str) -> Path:
     return base / layout
 
 
-def _room(name: str, n: int | None, most: int) -> int:
+def room(name: str, n: int | None, most: int) -> int:
+    """How many of `most` tasks are taken: all where n is None."""
     if n is not None and n > most:
-        raise ValueError(f"tasks: {name} has {most} tasks, got n={n}")
+        raise ValueError(f"tasks: n must be at most {most} for {name}, got {n}")
     return most if n is None else n
 
 
 def _groups(name: str, classes: int, n: int | None) -> list[np.ndarray]:
     per = PER_GROUP[name]
-    return [np.arange(per * i, per * i + per) for i in range(_room(name, n, classes // per))]
+    return [np.arange(per * i, per * i + per) for i in range(room(name, n, classes // per))]
 
 
 def _standardise(mean: Any, std: Any) -> tuple[np.ndarray, np.ndarray]:

@@ -129,7 +129,7 @@ def tasks(
     groups: Any = None,
     n: int | None = None,
     root: str | Path | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float | None = None,
     **options: Any,
 ) -> TaskSet:
     """The tasks of a known data set, or of any arrays.
@@ -144,10 +144,12 @@ def tasks(
 
     `tasks(x, y, groups=...)`: x [samples, ...] uint8 or float (images as [channels, height, width]), y [samples]
     integers. groups: a list of tuples of classes, one task each; or an array [samples] that gives each sample's task;
-    every pair of classes where None. test_fraction of each class of a task is held out, chosen by a fixed seed.
+    every pair of classes where None. test_fraction: of each class of a task, of digits and arrays, so much is held out,
+    chosen by a fixed seed; 0.2 where None.
 
-    n: the first so many tasks. ValueError for a name that is not known, labels that do not match, data that is not
-    finite; FileNotFoundError or ValueError for a data root that is missing or damaged.
+    n: the first so many tasks. ValueError for a name that is not known, more tasks than there are, labels that do not
+    match, data that is empty or not finite; TypeError for what are no real numbers; FileNotFoundError or ValueError for
+    a data root that is missing or damaged.
     """
     if n is not None and n < 1:
         raise ValueError(f"tasks: n must be at least 1, got {n}")
@@ -166,7 +168,9 @@ def tasks(
     else:
         loaded = datasets.from_arrays(data, y)
     if loaded.split is None:
-        return _split(loaded, groups, n, test_fraction)
+        return _split(loaded, groups, n, 0.2 if test_fraction is None else test_fraction)
+    if test_fraction is not None:
+        raise ValueError(f"tasks: {data} has a test set of its own, got test_fraction={test_fraction} (leave it out)")
     return _published(loaded)
 
 
@@ -226,11 +230,12 @@ def _members(data: Data, groups: Any, n: int | None) -> list[tuple[str, np.ndarr
         array = np.asarray(groups)
         if array.shape != data.y.shape:
             raise ValueError(f"tasks: groups must give each of {len(data.y)} samples its task, got shape {array.shape}")
-        return [(str(g), np.flatnonzero(array == g)) for g in np.unique(array)[:n]]
-    known = set(data.y.tolist())
-    for group in groups[:n]:
+        kinds = np.unique(array)
+        return [(str(g), np.flatnonzero(array == g)) for g in kinds[: datasets.room(data.name, n, len(kinds))]]
+    known, groups = set(data.y.tolist()), groups[: datasets.room(data.name, n, len(groups))]
+    for group in groups:
         if missing := set(group) - known:
             raise ValueError(f"tasks: group {tuple(group)} names class {missing.pop()}, which has no sample")
     names = data.class_names
     label = (lambda c: names[c]) if names else str
-    return [("+".join(label(c) for c in g), np.flatnonzero(np.isin(data.y, list(g)))) for g in groups[:n]]
+    return [("+".join(label(c) for c in g), np.flatnonzero(np.isin(data.y, list(g)))) for g in groups]
