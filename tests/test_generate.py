@@ -312,6 +312,8 @@ def test_bad_input(four_tasks):
         generate(seed=-1)
     with pytest.raises(ValueError, match=r"takes \(5,\) and gives 2 classes, the tasks have \(1, 8, 8\) and 2"):
         generate(wsfast.network("mlp4", (5,), 2))
+    with pytest.raises(TypeError, match=r"network must be a name or a wsfast.Network, got NoneType"):
+        generate(None)
     with pytest.raises(ValueError, match=r"a declaration has its own"):
         generate(wsfast.network("mlp4", (1, 8, 8), 2), width=5)
     letters = replace(wsfast.tasks(np.random.default_rng(0).random((8, 36)), np.arange(8) % 2), shape=(4, 9))

@@ -355,3 +355,30 @@ def test_bad_input():
     for chain in (0, 4, "1", 1.0):
         with pytest.raises(ValueError, match=r"chain must be 1\.\.3 for mlp4"):
             ALL["mlp4"].chain(chain)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "why"),
+    [
+        (((5,), 0), {}, "classes must be at least 1, got 0"),
+        (((5, 0), 2), {}, "input_shape must be at least 1, got 0"),
+        (((-5,), 2), {"width": 3}, "input_shape must be at least 1, got -5"),
+        (((5,), 2), {"width": 0}, "width must be at least 1, got 0"),
+        (((9,), 2, 4), {"seed": -1}, r"mlp4-wasym: seed must be 0\.\.2\^64 - 1, got -1"),
+        (((9,), 2, 4), {"kappa": np.nan}, r"mlp4-wasym: want shares in \[0, 1\] and a finite kappa"),
+        (((9,), 2, 4), {"shares": (0, 0, -1, 0)}, r"mlp4-wasym: want shares in \[0, 1\] and a finite kappa"),
+    ],
+)
+def test_networks_that_cannot_be_are_refused(arguments, options, why):
+    name = "mlp4" if options.keys() <= {"width"} else "mlp4-wasym"
+    with pytest.raises(ValueError, match=why):
+        wsfast.network(name, *arguments, **options)
+
+
+def test_a_declaration_of_numpys_numbers_goes_into_a_manifest():
+    shape, classes, width = (np.int64(9),), np.int32(2), np.int64(4)
+    asymmetric = {"kappa": np.float32(0.5), "shares": np.full(4, 0.25, np.float32), "seed": np.int64(3)}
+    for name, options in (("mlp4", {}), ("mlp4-sigma", {"seed": np.int64(3)}), ("mlp4-wasym", asymmetric)):
+        net = wsfast.network(name, shape, classes, width, **options)
+        back = wsfast.Network.from_dict(json.loads(json.dumps(net.to_dict())))
+        assert back == net

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -124,13 +126,25 @@ def test_bad_input(tmp_path, monkeypatch):
         match=r"data must be one of digits, cifar100, tiny_imagenet, names, faker_surnames or an array, got 'mnist2'",
     ):
         wsfast.tasks("mnist2")
-    with pytest.raises(ValueError, match=r"digits has 45 tasks, got n=46"):
+    with pytest.raises(ValueError, match=r"n must be at most 45 for digits, got 46"):
         wsfast.tasks("digits", n=46)
+    for how, most in (({}, 3), ({"groups": [(0, 1)]}, 1), ({"groups": np.arange(30) // 15}, 2)):
+        with pytest.raises(ValueError, match=rf"n must be at most {most} for arrays, got 4"):
+            wsfast.tasks(x, y, n=4, **how)
+    with pytest.raises(ValueError, match=r"faker_surnames has a test set of its own, got test_fraction=0.3"):
+        wsfast.tasks("faker_surnames", test_fraction=0.3)
+    with pytest.raises(TypeError, match=r"x must hold real numbers, got complex128"):
+        wsfast.tasks(x + 1j, y)
+    for empty in (x[:0], x[:, :0]):
+        with pytest.raises(ValueError, match=r"none empty, got \("):
+            wsfast.tasks(empty, y[: len(empty)])
     with pytest.raises(ValueError, match=r"n must be at least 1, got 0"):
         wsfast.tasks("digits", n=0)
     with pytest.raises(ValueError, match=r"y and groups belong to arrays"):
         wsfast.tasks("digits", y)
-    with pytest.raises(ValueError, match=r"want x \[samples, ...\] and y \[samples\], got \(30, 5\) and \(29,\)"):
+    with pytest.raises(
+        ValueError, match=r"want x \[samples, ...\] and y \[samples\], none empty, got \(30, 5\) and \(29,\)"
+    ):
         wsfast.tasks(x, y[:-1])
     with pytest.raises(ValueError, match=r"need labels"):
         wsfast.tasks(x)
@@ -176,3 +190,13 @@ def test_recipe():
     for bad in ({"lr": -1}, {"lr": np.nan}, {"epochs": -1}, {"batch_size": 0}, {"pad": -1}, {"momentum": -0.1}):
         with pytest.raises(ValueError, match=f"{next(iter(bad))} must be"):
             Recipe(**bad)
+    for bad in ({"lr": "0.1"}, {"lr": 1e39}, {"decay": 10**400}):
+        with pytest.raises(ValueError, match=f"{next(iter(bad))} must be a number in 0\\.\\."):
+            Recipe(**bad)
+
+
+def test_a_recipe_of_numpys_numbers_is_the_same_recipe():
+    lr, epochs, decay_epochs = np.float32(0.5), np.int64(3), np.array([1, 2])
+    recipe = Recipe(lr=lr, epochs=epochs, decay_epochs=decay_epochs, pad=np.int32(2))
+    assert recipe == Recipe(lr=0.5, epochs=3, decay_epochs=(1, 2), pad=2)
+    assert Recipe(**json.loads(json.dumps(recipe.to_dict()))) == recipe

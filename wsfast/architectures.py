@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from operator import index
 from typing import Any
 
 from .asymmetry import gated, masked
@@ -103,13 +104,15 @@ def mlp4_wasym(
     """
     net = mlp(input_shape, classes, (width,) * 3, name="mlp4-wasym")
     net = masked(net, shares, [kappa * k for k in (1, 1, 0.5, 0.25)], seed)
-    return replace(net, options={"width": width, "kappa": kappa, "shares": tuple(shares), "seed": seed})
+    return replace(
+        net, options={"width": width, "kappa": float(kappa), "shares": tuple(map(float, shares)), "seed": int(seed)}
+    )
 
 
 def mlp4_sigma(input_shape: tuple[int, ...], classes: int, width: int = 500, seed: int = 0) -> Network:
     """mlp4 with FiGLU, sigmoid(z F) * z, in place of ReLU (Lim et al., NeurIPS 2024); seed: of F."""
     net = gated(mlp(input_shape, classes, (width,) * 3, name="mlp4-sigma"), seed)
-    return replace(net, options={"width": width, "seed": seed})
+    return replace(net, options={"width": width, "seed": int(seed)})
 
 
 def plainnet5_wasym(
@@ -127,13 +130,15 @@ def plainnet5_wasym(
     """
     net = plainnet(input_shape, classes, _doubled(width), name="plainnet5-wasym")
     net = masked(net, shares, [kappa] * 4 + [kappa / 12], seed)
-    return replace(net, options={"width": width, "kappa": kappa, "shares": tuple(shares), "seed": seed})
+    return replace(
+        net, options={"width": width, "kappa": float(kappa), "shares": tuple(map(float, shares)), "seed": int(seed)}
+    )
 
 
 def plainnet5_sigma(input_shape: tuple[int, ...], classes: int, width: int = 32, seed: int = 0) -> Network:
     """plainnet5 with FiGLU over the channels of every position in place of ReLU; seed: of F."""
     net = gated(plainnet(input_shape, classes, _doubled(width), name="plainnet5-sigma"), seed)
-    return replace(net, options={"width": width, "seed": seed})
+    return replace(net, options={"width": width, "seed": int(seed)})
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {
@@ -164,7 +169,9 @@ def network(name: str, input_shape: tuple[int, ...], classes: int, width: int | 
     """
     if name not in NETWORKS:
         raise ValueError(f"network must be one of {', '.join(NETWORKS)}, got {name!r} (or pass a wsfast.Network)")
-    if width is not None and width < 1:
-        raise ValueError(f"width must be at least 1, got {width}")
-    options = more if width is None else {"width": width, **more}
-    return NETWORKS[name](tuple(input_shape), classes, **options)
+    shape, classes = tuple(map(index, input_shape)), index(classes)  # NumPy's integers would not go into a manifest
+    options = more if width is None else {"width": index(width), **more}
+    for what, least in (("input_shape", min(shape)), ("classes", classes), ("width", options.get("width", 1))):
+        if least < 1:
+            raise ValueError(f"{what} must be at least 1, got {least}")
+    return NETWORKS[name](shape, classes, **options)

@@ -10,6 +10,7 @@ import numpy as np
 
 from .lazy import Lazy
 from .reference import asymmetric, philox
+from .seeds import whole_seed
 
 if TYPE_CHECKING:
     from .declaration import Network, Parameter
@@ -20,8 +21,10 @@ def masked(net: "Network", shares: Sequence[float], kappas: Sequence[float], see
     """net with W-asymmetric weights: of the inputs of every unit of weight k, shares[k] (at least one) are fixed.
 
     Fixed entries are kappas[k] N(0, 1); only the others are trained. Biases are free. ValueError where a layer is too
-    small for its units to differ.
+    small for its units to differ, a share is not in [0, 1], or a kappa not finite.
     """
+    if not all(0 <= share <= 1 for share in shares) or not np.isfinite(kappas).all():
+        raise ValueError(f"{net.name}: want shares in [0, 1] and a finite kappa, got {shares} and {kappas}")
     weighted = [k for k, layer in enumerate(net.layers) if layer.op in ("linear", "conv")]
     layers = list(net.layers)
     for k, share, kappa in zip(weighted, shares, kappas, strict=True):
@@ -33,14 +36,14 @@ def masked(net: "Network", shares: Sequence[float], kappas: Sequence[float], see
                 f"{net.name}: {weight.name} is too small: its {n_out} units cannot each have other {fixed} of {fan_in} "
                 "inputs fixed (a wider network)"
             )
-        weight = replace(weight, fixed=fixed, kappa=float(kappa), seed=seed)
+        weight = replace(weight, fixed=fixed, kappa=float(kappa), seed=whole_seed(net.name, seed))
         layers[k] = replace(layers[k], parameters=(weight, *rest))
     return replace(net, layers=tuple(layers))
 
 
 def gated(net: "Network", seed: int) -> "Network":
     """net with FiGLU, sigmoid(z F) * z, for every activation; reordering units is no symmetry: no axis has a group."""
-    layers, units, images = [], 0, any(layer.op == "conv" for layer in net.layers)
+    layers, units, seed, images = [], 0, whole_seed(net.name, seed), any(layer.op == "conv" for layer in net.layers)
     for k, layer in enumerate(net.layers):
         if layer.op in ("linear", "conv"):
             units = layer.parameters[0].shape[-1]

@@ -1,6 +1,5 @@
 """How a network is trained."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from operator import index
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import numpy as np
 
 MOST = 2**24  # an epoch's number has so many bits in the streams of `wsfast.reference.philox`
+LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,18 @@ class Recipe:
     steps: int | None = None
 
     def __post_init__(self) -> None:
+        own: dict[str, Any] = {"decay_epochs": tuple(map(index, self.decay_epochs))}  # Python's numbers: JSON's
         for name in ("lr", "momentum", "weight_decay", "decay"):
             value = getattr(self, name)
-            if not np.isfinite(value) or value < 0:
-                raise ValueError(f"recipe: {name} must be at least 0, got {value}")
+            if not (isinstance(value, (int, float, np.number)) and 0 <= value <= LARGEST):
+                raise ValueError(f"recipe: {name} must be a number in 0..{LARGEST:.1e}, got {value!r}")
+            own[name] = float(value)
         for name, low in (("epochs", 0), ("batch_size", 1), ("pad", 0), ("steps", 1)):
             number, may_be = getattr(self, name), "None or " if name in ("pad", "steps") else ""
-            if not (may_be and number is None) and not low <= index(number) < MOST:
+            own[name] = number if may_be and number is None else index(number)
+            if own[name] is not None and not low <= own[name] < MOST:
                 raise ValueError(f"recipe: {name} must be {may_be}{low}..{MOST - 1}, got {number}")
-        for epoch in self.decay_epochs:
-            index(epoch)
+        self.__dict__.update(own)
 
     def learning_rates(self) -> np.ndarray:
         """The step size of each epoch: float32 [epochs]."""
@@ -52,12 +54,8 @@ class Recipe:
         return replace(self, epochs=epochs, decay_epochs=tuple(round(d * ratio) for d in self.decay_epochs))
 
     def to_dict(self) -> dict[str, Any]:
+        """Recipe(**recipe.to_dict()) is the same recipe, also after JSON turned its tuple into a list."""
         return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Recipe":
-        """The recipe that to_dict wrote, also after JSON turned its tuple into a list."""
-        return cls(**{**values, "decay_epochs": tuple(values["decay_epochs"])})
 
 
 PAPER = Recipe(pad=4)  # CIFAR-100 and tiny ImageNet, arXiv 2208.04369

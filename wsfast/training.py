@@ -96,6 +96,8 @@ def declared(op: str, network: str | Network, tasks: TaskSet, width: int | None)
     """A declaration for these tasks, from its name and width or as it is; ValueError where it does not fit them."""
     if isinstance(network, str):
         network = named_network(network, tasks.shape, tasks.classes, tasks.width if width is None else width)
+    elif not isinstance(network, Network):
+        raise TypeError(f"{op}: network must be a name or a wsfast.Network, got {type(network).__name__}")
     elif width is not None:
         raise ValueError(f"{op}: width belongs to a named network, a declaration has its own")
     if network.input_shape != tasks.shape or network.classes != tasks.classes:

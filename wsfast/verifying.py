@@ -81,7 +81,7 @@ def _retrained(
     if plan["backend"] == "triton":
         raise ValueError(f"verify: {folder} was trained on a GPU; networks are trained again on the CPU only")
     tasks = trained_on("verify", folder, plan, len(manifest.task_names), tasks, root)
-    recipe = Recipe.from_dict(plan["recipe"])
+    recipe = Recipe(**plan["recipe"])
     train = trainer(network, tasks, recipe, plan["seed"], plan["backend"])
     zoo = load(folder, partial=True)
     problems = []
