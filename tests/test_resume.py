@@ -12,6 +12,7 @@ import pytest
 
 import wsfast
 from wsfast import storage, training
+from wsfast.families import mlp
 
 CALL = {"repeats": 10, "width": 24, "progress": False}
 
@@ -161,6 +162,16 @@ def test_another_plan_is_refused(four_tasks, tmp_path):
     first.save(tmp_path / "copy")
     with pytest.raises(ValueError, match="holds a saved set"):
         wsfast.generate("mlp4", four_tasks, **CALL, out=tmp_path / "copy")
+
+
+def test_a_network_that_no_manifest_holds_is_refused_before_it_is_trained(four_tasks, tmp_path, monkeypatch):
+    network = mlp((1, 8, 8), 2, (np.int64(4),) * 3)  # no number of JSON's
+    zoo = wsfast.generate(network, four_tasks, repeats=1, progress=False)
+    stop_after(monkeypatch, 0, AssertionError("trained"))
+    for store in (zoo.save, lambda out: wsfast.generate(network, four_tasks, repeats=1, progress=False, out=out)):
+        with pytest.raises(ValueError, match=r"wanted fc1.weight's shape as a number from 1, got np.int64\(4\)"):
+            store(tmp_path / "set")
+        assert not list(tmp_path.glob("set/*"))
 
 
 def test_damage_is_named_and_nothing_is_trained(four_tasks, tmp_path, small_shards, monkeypatch):

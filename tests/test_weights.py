@@ -353,6 +353,9 @@ def test_slices_are_sets(zoo):
     assert zoo.nbytes == 40 * 4 * zoo.network.size
     with pytest.raises(IndexError, match=r"must be 0\.\.39, got 40"):
         zoo.to_torch(40)
+    for key in (np.array([[0, 1], [2, 3]]), None):
+        with pytest.raises(IndexError, match=r"one axis of networks, got an index of shape \((2, 2|1, 40)\)"):
+            zoo[key]
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, 2e6])

@@ -144,10 +144,8 @@ class Memory:
         epochs: int,
     ) -> None:
         count = len(labels)
-        self.done, self.each = (
-            np.zeros(count, bool),
-            networks_per_shard(4 * sum(p.size for p in network.parameters), count),
-        )
+        self.each = networks_per_shard(4 * sum(p.size for p in network.parameters), count)
+        self.done = np.zeros(count, bool)
         parameters = {p.name: np.empty((count, *p.shape), np.float32) for p in network.parameters}
         records = {**{name: np.empty(count) for name in RECORDS}, "loss_curve": np.empty((count, epochs))}
         records["diverged"] = np.zeros(count, np.int64)

@@ -114,7 +114,7 @@ def read(folder: Path) -> Manifest:
 def _made(values: Mapping[str, Any]) -> None:
     """What info and a plan say in the same words, where they say it."""
     if "recipe" in values:
-        Recipe.from_dict(values["recipe"])
+        Recipe(**values["recipe"])
     seed = values.get("seed", 0)
     _want(type(seed) is int and 0 <= seed < 2**64, "seed", seed)
     for key in ("backend", "precision", "data"):
@@ -130,7 +130,7 @@ def _said(error: Exception) -> str:
 
 def _want(holds: Any, what: str, got: Any) -> None:
     if not holds:
-        raise ValueError(f"wanted {what}, got {str(got)[:80]!r}")
+        raise ValueError(f"wanted {what}, got {repr(got)[:80]}")
 
 
 def _list(value: Any) -> list[Any]:

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +72,7 @@ def save(zoo: WeightSet, folder: str | Path) -> Path:
         json.dumps(zoo.info)
     except (TypeError, ValueError) as error:
         raise ValueError(f"save: the set's info holds what JSON cannot: {error}") from error
+    whole = Manifest(zoo.network, tuple(zoo.task_names), len(zoo), zoo.info, None, ())
     folder = writable_folder(folder)
     each = networks_per_shard(zoo.nbytes // len(zoo))
     shards: list[Shard] = []
@@ -82,7 +83,7 @@ def save(zoo: WeightSet, folder: str | Path) -> Path:
             part = zoo[first : first + each]
             records = {"label": part.labels, "repeat": part.repeats, **part.records}
             shards.append(write_shard(folder, k, part.parameters, records))
-        Manifest(zoo.network, tuple(zoo.task_names), len(zoo), zoo.info, None, tuple(shards)).write(folder)
+        replace(whole, shards=tuple(shards)).write(folder)
     return folder
 
 

@@ -39,8 +39,9 @@ class WeightSet:
         return len(self.labels)
 
     def __getitem__(self, key: Any) -> "WeightSet":
-        index = np.arange(len(self))[key]
-        index = np.atleast_1d(index)
+        index = np.atleast_1d(np.arange(len(self))[key])
+        if index.ndim > 1:
+            raise IndexError(f"a set has one axis of networks, got an index of shape {index.shape}")
 
         def cut(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
             return {name: array[index] for name, array in arrays.items()}
