@@ -227,6 +227,11 @@ def test_events_are_lines_of_json(tmp_path, capsys, monkeypatch):
     assert (events[-1]["code"], events[-1]["message"]) == (2, "study: alpha must be in (0, 1), got 2.0")
 
 
+def test_more_than_memory_holds_is_no_mistake_of_ours(tmp_path, capsys):
+    assert cli.main(["study", *SMALL, "--width", "3000000", "--out", str(tmp_path)]) == 2
+    assert "wsfast: not enough memory: Unable to allocate" in capsys.readouterr().err
+
+
 def test_a_device_that_fails_has_an_exit_code_of_its_own(tmp_path, capsys, monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("CUDA error in networks 3 to 7")

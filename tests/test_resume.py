@@ -169,9 +169,9 @@ def test_a_network_that_no_manifest_holds_is_refused_before_it_is_trained(four_t
     zoo = wsfast.generate(network, four_tasks, repeats=1, progress=False)
     stop_after(monkeypatch, 0, AssertionError("trained"))
     for store in (zoo.save, lambda out: wsfast.generate(network, four_tasks, repeats=1, progress=False, out=out)):
-        with pytest.raises(ValueError, match=r"wanted fc1.weight's shape as a number from 1, got np.int64\(4\)"):
+        with pytest.raises(ValueError, match=r"wanted fc1.weight's shape as a number in 1..2\^40, got np.int64\(4\)"):
             store(tmp_path / "set")
-        assert not list(tmp_path.glob("set/*"))
+        assert not (tmp_path / "set").exists()
 
 
 def test_damage_is_named_and_nothing_is_trained(four_tasks, tmp_path, small_shards, monkeypatch):

@@ -41,6 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             code, said = 141, None
         except (ValueError, OSError, ImportError) as error:
             code, said = 2, str(error)
+        except MemoryError as error:
+            code, said = 2, f"not enough memory: {error} (fewer or narrower networks, or generate --out)"
         except RuntimeError as error:
             traceback.print_exc()  # a device, a cluster, or a mistake of ours: the message alone would not tell
             code, said = 3, str(error)

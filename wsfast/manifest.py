@@ -139,7 +139,7 @@ def _list(value: Any) -> list[Any]:
 
 
 def _count(value: Any, what: str) -> None:
-    _want(type(value) is int and 1 <= value <= LARGEST, f"{what} as a number from 1", value)
+    _want(type(value) is int and 1 <= value <= LARGEST, f"{what} as a number in 1..2^40", value)
 
 
 def _check(network: Network) -> None:

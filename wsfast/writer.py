@@ -56,11 +56,11 @@ class Writer:
         info: Mapping[str, Any],
         made_by: Mapping[str, Any],
     ) -> None:
+        Manifest(network, tuple(task_names), len(labels), info, plan, ())  # refused now, not after training
         self.folder = writable_folder(folder)
         self.each = networks_per_shard(4 * sum(p.size for p in network.parameters), len(labels))
         self._network, self._task_names = network, task_names
         self._plan = {**json.loads(json.dumps(plan)), "networks_per_shard": self.each}
-        Manifest(network, tuple(task_names), len(labels), info, self._plan, ())  # refused now, not after training
         self._info, self._made_by, self.started = info, made_by, time.perf_counter()
         self._labels, self._repeats = labels, repeats
         self._waiting: dict[int, dict[int, tuple[np.ndarray, ...]]] = {}  # shard -> network -> its numbers
