@@ -6,31 +6,15 @@ output position and kernel row p, of whose padding nothing is computed. n, and c
 multiples of LANES.
 """
 
-import numpy as np
 
-from .gemm import _K, LINE, _tile_rows
+from .gemm import LINE, multiply_add
 from .jit import leaf
-from .tile import LANES, product_tile
 
 
 @leaf
 def pitch(width):
     """Numbers from row to row: a line more than needed, lest equal places of all rows fall into one cache set."""
     return (width + LINE - 1) // LINE * LINE + LINE
-
-
-@leaf
-def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, first):
-    """C[m, n] += A[m, k] B[k, n], without what C was where `first` is 1; arguments as gemm.multiply."""
-    for k0 in range(0, k, _K):
-        kc, alone = min(_K, k - k0), first if k0 == 0 else 0
-        for j in range(0, n, 2 * LANES):
-            wide, i = 1 if j + LANES < n else 0, 0
-            while i < m:
-                rows = _tile_rows(m - i)
-                at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
-                product_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, alone, np.float32(1))
-                i += rows
 
 
 @leaf

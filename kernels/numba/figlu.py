@@ -50,7 +50,7 @@ def gate_backward(f, f_at, n, b_pad, outputs, z_at, s, s_at, gradients, here, sc
     """The gradient at z in place of that at y, gradients[here:]; scratch: [n b_pad], overwritten."""
     size = n * b_pad
     _through(outputs[z_at : z_at + size], s[s_at : s_at + size], gradients[here : here + size], scratch)
-    multiply_add(f, f_at, n, 1, scratch, 0, b_pad, gradients, here, b_pad, n, b_pad, n)
+    multiply_add(f, f_at, n, 1, scratch, 0, b_pad, gradients, here, b_pad, n, b_pad, n, 0)
 
 
 @leaf

@@ -53,15 +53,17 @@ def multiply(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, slope):
 
 
 @leaf
-def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k):
-    """C[m, n] += A[m, k] B[k, n], arguments as multiply."""
-    for j in range(0, n, 2 * LANES):
-        wide, i = 1 if j + LANES < n else 0, 0
-        while i < m:
-            rows = _tile_rows(m - i)
-            at_a, at_c = ao + i * rs, co + i * ldc + j
-            product_tile(rows, wide, a, at_a, rs, cs, b, bo + j, ldb, c, at_c, ldc, k, 0, np.float32(1))
-            i += rows
+def multiply_add(a, ao, rs, cs, b, bo, ldb, c, co, ldc, m, n, k, first):
+    """C[m, n] += A[m, k] B[k, n], without what C was where `first` is 1; arguments as multiply."""
+    for k0 in range(0, k, _K):
+        kc, alone = min(_K, k - k0), first if k0 == 0 else 0
+        for j in range(0, n, 2 * LANES):
+            wide, i = 1 if j + LANES < n else 0, 0
+            while i < m:
+                rows = _tile_rows(m - i)
+                at_a, at_b, at_c = ao + i * rs + k0 * cs, bo + k0 * ldb + j, co + i * ldc + j
+                product_tile(rows, wide, a, at_a, rs, cs, b, at_b, ldb, c, at_c, ldc, kc, alone, np.float32(1))
+                i += rows
 
 
 @leaf

@@ -358,7 +358,7 @@ def _add_tiles(x, g, i0, rows, j0, columns, left, right, squares, total):
         count = min(NETWORKS, n - first)
         for i in range(count):
             _tile(flat, (first + i) * d * r, r, i0, rows, j0, columns, left, right, squares, i * size)
-        multiply_add(share, first * classes, 1, classes, squares, 0, size, total, 0, size, classes, size, count)
+        multiply_add(share, first * classes, 1, classes, squares, 0, size, total, 0, size, classes, size, count, 0)
 
 
 def head_gradient(x, g):
