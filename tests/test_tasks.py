@@ -175,6 +175,13 @@ def test_bad_input(tmp_path, monkeypatch):
     (tmp_path / "tiny-imagenet-200").mkdir()
     with pytest.raises(ValueError, match=r"tiny_imagenet: .* is damaged"):
         wsfast.tasks("tiny_imagenet", root=tmp_path)
+    for wnid in ("n1", "n2", "n3", "n4"):
+        (tmp_path / "tiny-imagenet-200" / "train" / wnid).mkdir(parents=True)
+    (tmp_path / "tiny-imagenet-200" / "val").mkdir()
+    for line in ("a.JPEG", "a.JPEG\tn5\t0"):
+        (tmp_path / "tiny-imagenet-200" / "val" / "val_annotations.txt").write_text(f"b.JPEG\tn1\t0\n{line}\n")
+        with pytest.raises(ValueError, match=r"val_annotations.txt line 2: '(n5)?' is no folder of .*train"):
+            wsfast.tasks("tiny_imagenet", root=tmp_path)
     (tmp_path / "cifar-100-python").mkdir()
     (tmp_path / "cifar-100-python" / "train").write_bytes(b"not the file")
     with pytest.raises(ValueError, match=r"cifar100: .* is damaged, a file's md5"):

@@ -92,14 +92,16 @@ def tiny_imagenet(n: int | None, root: Any) -> Data:
     if not wnids or not notes.is_file():
         raise ValueError(f"tiny_imagenet: {folder} is damaged: want train/n*/images and val/val_annotations.txt")
     groups = _groups("tiny_imagenet", len(wnids), n)
+    used = {wnids[c]: c for c in np.concatenate(groups).tolist()}
     files: list[tuple[Path, int, bool]] = []
-    for c in np.concatenate(groups):
-        files += [(f, c, False) for f in sorted((folder / "train" / wnids[c] / "images").glob("*.JPEG"))]
-    for line in notes.read_text().splitlines():
-        name, wnid = line.split("\t")[:2]
-        c = wnids.index(wnid)
-        if any(c in g for g in groups):
-            files.append((folder / "val" / "images" / name, c, True))
+    for wnid, c in used.items():
+        files += [(f, c, False) for f in sorted((folder / "train" / wnid / "images").glob("*.JPEG"))]
+    for number, line in enumerate(notes.read_text().splitlines(), 1):
+        name, wnid, *_ = *line.split("\t"), ""
+        if wnid not in wnids:
+            raise ValueError(f"tiny_imagenet: {notes} line {number}: {wnid!r} is no folder of {folder / 'train'}")
+        if wnid in used:
+            files.append((folder / "val" / "images" / name, used[wnid], True))
     x = np.empty((len(files), 3 * 32 * 32), np.uint8)
     for i, (file, _, _) in enumerate(files):
         try:

@@ -6,7 +6,6 @@ output position and kernel row p, of whose padding nothing is computed. n, and c
 multiples of LANES.
 """
 
-
 from .gemm import LINE, multiply_add
 from .jit import leaf
 
