@@ -72,6 +72,8 @@ def test_interrupted_sets_go_on(four_tasks, tmp_path, small_shards, monkeypatch,
     assert {f: f.stat().st_mtime_ns for f in before} == before  # what was finished is not trained again
     assert bits(tmp_path / "broken") == bits(tmp_path / "whole")
     assert [run["networks"] for run in done.info["runs"]] == [kept, 40 - kept]
+    seconds = sum(run["seconds"] for run in done.info["runs"])
+    assert (done.info["generate_s"], done.info["networks_per_s"]) == pytest.approx((seconds, 40 / seconds))
     assert len(whole.info["runs"]) == 1
 
 
