@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -363,3 +365,24 @@ def test_diverged_is_not_finite_or_huge(zoo, value):
     broken = zoo[:3]
     broken.parameters["fc3.bias"][1, 4] = value
     assert broken.diverged.tolist() == [False, True, False]
+
+
+class Recorded:
+    """An array that notes the longest slice that was read of it."""
+
+    def __init__(self, array):
+        self.array, self.largest = array, 0
+
+    def __getitem__(self, run):
+        self.largest = max(self.largest, len(self.array[run]))
+        return self.array[run]
+
+
+def test_divergence_is_looked_for_in_parts(zoo, monkeypatch):
+    monkeypatch.setattr("wsfast.weights.AT_A_TIME", 7 * 4 * 64 * 24)
+    array = zoo.parameters["fc1.weight"].copy()
+    array[[3, 38], 5, 1] = np.nan, 1e7
+    weight = Recorded(array)
+    spoilt = replace(zoo, parameters={**zoo.parameters, "fc1.weight": weight})
+    assert np.nonzero(spoilt.diverged)[0].tolist() == [3, 38]
+    assert weight.largest == 7
