@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from wsfast import arguments, cli, rows
+import wsfast
+from wsfast import arguments, cli, planning, rows
 
 SMALL = ["--tasks", "4", "--repeats", "6", "--width", "8", "--epochs", "3", "--permutations", "9"]
 
@@ -191,6 +192,19 @@ def test_a_dry_run_says_what_it_would_take_and_writes_nothing(tmp_path, capsys):
     assert cli.main(["study", str(zoo), "--dry-run", "--out", str(tmp_path / "run")]) == 0
     assert "24 of 24 x mlp4" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
+
+
+def test_a_plans_time_counts_every_further_epoch(four_tasks, monkeypatch):
+    took = {1: 0.75, 2: 1.0}  # seconds of a trial of so many epochs
+
+    def trained(*args, recipe, **options):
+        zoo = wsfast.generate(*args, recipe=recipe, **options)
+        zoo.info["generate_s"] = took[recipe.epochs]
+        return zoo
+
+    monkeypatch.setattr(planning, "generate", trained)
+    plan = planning.plan_training("mlp4", four_tasks, repeats=3, width=4, recipe=wsfast.Recipe(epochs=11))
+    assert (plan["trial_networks"], plan["seconds"]) == (1, pytest.approx(12 * (0.75 + 10 * 0.25)))
 
 
 def test_info_of_a_stored_set(tmp_path, capsys, zoo):

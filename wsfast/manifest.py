@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,9 +81,9 @@ class Manifest:
             "networks": self.networks,
             "info": self.info,
             "plan": self.plan,
-            "shards": [asdict(shard) for shard in self.shards],
+            "shards": [vars(shard) for shard in self.shards],
         }
-        write_whole(folder / FILE, json.dumps(values, indent=1) + "\n")
+        write_whole(folder / FILE, json.dumps(values) + "\n")  # one line: all of it is written again with every shard
 
 
 def read(folder: Path) -> Manifest:
