@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -117,6 +118,18 @@ def test_shuffled_labels_are_dealt_once():
         assert (task.train_labels != new.train_labels).any()
     with pytest.raises(ValueError, match="shuffled: n must be at least 2, got 1"):
         digits.shuffled(1)
+
+
+def test_the_digest_is_of_all_that_training_depends_on():
+    tasks = wsfast.tasks(*arrays(), groups=[(0, 1), (1, 2)])
+    digest = tasks.sha256()
+    assert replace(tasks, name="other", x=tasks.x.copy()).sha256() == digest
+    others = [replace(tasks, **{name: getattr(tasks, name) + 1}) for name in ("x", "scale", "shift", "classes")]
+    others += [replace(tasks, shape=(5, 1)), replace(tasks, tasks=tasks.tasks[:1])]
+    for name in ("train_rows", "train_labels", "test_rows", "test_labels"):
+        last = replace(tasks[1], **{name: getattr(tasks[1], name)[::-1]})
+        others.append(replace(tasks, tasks=(tasks[0], last)))
+    assert len({digest, *(other.sha256() for other in others)}) == 1 + len(others)
 
 
 def test_bad_input(tmp_path, monkeypatch):
