@@ -127,7 +127,7 @@ def test_the_digest_is_of_all_that_training_depends_on():
     others = [replace(tasks, **{name: getattr(tasks, name) + 1}) for name in ("x", "scale", "shift", "classes")]
     others += [replace(tasks, shape=(5, 1)), replace(tasks, tasks=tasks.tasks[:1])]
     for name in ("train_rows", "train_labels", "test_rows", "test_labels"):
-        last = replace(tasks[1], **{name: getattr(tasks[1], name)[::-1]})
+        last = replace(tasks[1], **{name: getattr(tasks[1], name) + 1})
         others.append(replace(tasks, tasks=(tasks[0], last)))
     assert len({digest, *(other.sha256() for other in others)}) == 1 + len(others)
 

@@ -27,6 +27,14 @@ def test_a_sound_set_has_no_problem(made):
     assert verify(made, retrain=3, progress=False) == []
 
 
+def test_networks_that_diverged_are_the_same_when_trained_again(four_tasks, tmp_path):
+    wild = wsfast.Recipe(lr=1e6, epochs=2, batch_size=32)
+    call = {"repeats": 1, "width": 5, "recipe": wild, "progress": False, "out": tmp_path}
+    zoo = wsfast.generate("mlp4", four_tasks, **call)
+    assert np.isnan(zoo.to_matrix()[0]).any()
+    assert verify(tmp_path, retrain=4, progress=False) == []
+
+
 def test_every_damaged_shard_is_named(made):
     flip_a_bit(made / "shard-00001.safetensors")
     (made / "shard-00003.safetensors").unlink()
