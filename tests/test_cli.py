@@ -6,10 +6,11 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 import wsfast
-from wsfast import arguments, cli, planning, rows
+from wsfast import arguments, cli, describing, planning, rows
 
 SMALL = ["--tasks", "4", "--repeats", "6", "--width", "8", "--epochs", "3", "--permutations", "9"]
 
@@ -205,6 +206,18 @@ def test_a_plans_time_counts_every_further_epoch(four_tasks, monkeypatch):
     monkeypatch.setattr(planning, "generate", trained)
     plan = planning.plan_training("mlp4", four_tasks, repeats=3, width=4, recipe=wsfast.Recipe(epochs=11))
     assert (plan["trial_networks"], plan["seconds"]) == (1, pytest.approx(12 * (0.75 + 10 * 0.25)))
+
+
+@pytest.mark.parametrize(("d", "r", "n", "form"), [(20, 3, 50, "factorised"), (4, 9, 50, "packed")])
+def test_multiplications_of_a_kernel(d, r, n, form):
+    net = wsfast.network("mlp4", (d,), 2, width=r)
+    zoo = wsfast.WeightSet(net, {}, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    pairs = [(i, j) for i in range(n) for j in range(i + 1)]
+    entries = [(i, j) for i in range(d) for j in range(i + 1)]
+    counted = {"factorised": len(pairs) * d * r * r, "packed": len(entries) * (n * r + len(pairs))}
+    found = describing.chains(zoo, n)
+    assert found[1] == {"chain": 2, "d": d, "r": r, "form": form, "multiplications": counted[form]}
+    assert counted[form] == min(counted.values())
 
 
 def test_info_of_a_stored_set(tmp_path, capsys, zoo):

@@ -38,8 +38,8 @@ def random_set(net, n=2):
 
 
 def permuted(zoo):
-    """Every permutation group reordered, in all axes that carry its name."""
-    orders = {group: np.roll(np.arange(n)[::-1], 2) for group, n in zoo.network.groups.items()}
+    """Every permutation group reordered in its own way, in all axes that carry its name."""
+    orders = {g: np.roll(np.arange(n)[::-1], 2 + k) for k, (g, n) in enumerate(zoo.network.groups.items())}
     parameters = {}
     for p in zoo.network.parameters:
         array = zoo.parameters[p.name]
@@ -72,6 +72,23 @@ def test_permuting_groups_keeps_the_function_and_the_chains(name):
             assert g.shape[1] == factor_shape(zoo.network, chain)[0]
     raw = zoo.network.chain(1)[0].name
     assert not np.allclose(zoo.parameters[raw], other.parameters[raw])
+
+
+@pytest.mark.parametrize("name", ["plainnet5", "plainnet6", "resnet5"])
+def test_the_smallest_image(name):
+    """The smallest of which convolutions (padded by one, strided) and pools leave a position."""
+    layers = wsfast.network(name, (3, 64, 64), 2, width=2).layers
+    main = [x for x in layers if x.op == "maxpool" or (x.op == "conv" and not x.inputs)]
+
+    def left(size):
+        for layer in main:
+            size = size // 2 if layer.op == "maxpool" else -(-size // layer.options.get("stride", 1))
+        return size
+
+    least = next(size for size in range(1, 65) if left(size))
+    assert wsfast.network(name, (3, least, 64), 2, width=2).input_shape == (3, least, 64)
+    with pytest.raises(ValueError, match=rf"of {least}x{least} or more|input_shape must be at least 1"):
+        wsfast.network(name, (3, 64, least - 1), 2, width=2)
 
 
 def test_the_batchnorm_of_a_weight():
