@@ -6,8 +6,9 @@ import pytest
 from scipy import stats
 
 import wsfast
-from wsfast import inference, rows, studying
+from wsfast import inference, protocols, rows, studying
 from wsfast.files import write_whole
+from wsfast.layer_statistics import layer_statistics
 from wsfast.protocols import Outcome
 
 
@@ -156,11 +157,24 @@ def test_tasks_are_resampled_whole():
 def test_statistics_of_a_chain_are_those_of_its_layers(zoo):
     other = zoo[:]
     other.parameters["fc2.weight"][:20] *= 2
+    everyone = np.arange(40)
     own, changed = (
-        [studying._Features(z, None, "cpu", None).kernel("statistics", c) for c in (1, 2)] for z in (zoo, other)
+        [studying._Features(z, None, "cpu", None).kernel("statistics", c)(everyone) for c in (1, 2)]
+        for z in (zoo, other)
     )
     np.testing.assert_array_equal(own[0], changed[0])
     assert np.abs(own[1] - changed[1]).max() > 0.1
+
+
+def test_statistics_are_standardised_by_the_training_part_alone(result, zoo):
+    """Mean average precision tells kernels apart where few networks' accuracy may not."""
+    x = layer_statistics(zoo)[:, :4].reshape(40, -1)
+    train = x[protocols.retrieval_split(zoo.labels, 0)[0]]
+    for part, same in ((train, True), (x, False)):
+        z = (x - part.mean(axis=0)) / part.std(axis=0)
+        want = protocols.retrieval(z @ z.T, zoo.labels, solver="cosine").extra["map"]
+        own = [c for c in result.to_dict()["cells"] if (c["features"], c["chain"]) == ("statistics", 2)]
+        assert (own[2]["map"] == pytest.approx(want, abs=1e-6)) == same
 
 
 def test_repeats_are_the_networks_a_task_has(zoo):

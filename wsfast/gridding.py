@@ -15,7 +15,7 @@ from .events import Progress
 from .generation import generate
 from .grid_expectations import judged
 from .grid_features import kernels, sides
-from .protocols import CLASSIFIERS, Outcome, classification, retrieval
+from .protocols import CLASSIFIERS, Kernel, Outcome, classification, retrieval
 from .recipe import Recipe
 from .reference.interpolate import barrier
 from .result import Result
@@ -140,7 +140,7 @@ def _usable(name: str, zoo: WeightSet, tasks: int) -> WeightSet:
 
 
 def _cells(
-    column: str, shuffled: bool, rows: dict[str, np.ndarray], labels: np.ndarray, classifier: str, seed: int
+    column: str, shuffled: bool, rows: dict[str, Kernel], labels: np.ndarray, classifier: str, seed: int
 ) -> list[dict[str, Any]]:
     cells = []
     for features, kernel in rows.items():

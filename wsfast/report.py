@@ -146,7 +146,8 @@ HOW_TO_READ = (
     "<p>PERMANOVA: R² is the share of the squared distances between networks that lies between tasks, and p how often "
     "shuffled labels reach it; tasks that differ in spread alone can do it, too, above all with unequal numbers of "
     "networks. Layer statistics are moments and quantiles of each layer's weights and biases, up to "
-    "that layer: what they find needs no comparison of weights at all.</p>",
+    "that layer, standardised over the training networks (for distances, over all): what they find needs no comparison "
+    "of weights at all.</p>",
 )
 ASKS = {
     "classification": "new networks of the tasks the classifier was trained on",

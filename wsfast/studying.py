@@ -3,7 +3,7 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
 from typing import Any
 
@@ -16,7 +16,15 @@ from .distance import permanova, spread
 from .events import Progress
 from .initial import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
-from .protocols import CLASSIFIERS, classification, classification_split, permutation_test, retrieval_split
+from .protocols import (
+    CLASSIFIERS,
+    Kernel,
+    classification,
+    classification_split,
+    permutation_test,
+    retrieval_split,
+    seen_from,
+)
 from .published import add_published
 from .result import Result
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
@@ -62,9 +70,9 @@ class _Features:
     def statistics(self) -> np.ndarray:
         return layer_statistics(self.zoo)
 
-    def kernel(self, features: str, chain: int) -> np.ndarray:
+    def kernel(self, features: str, chain: int) -> Kernel:
         if features == "statistics":
-            return statistics_kernel(self.statistics[:, : parameters_up_to(self.zoo, chain)])
+            return partial(statistics_kernel, self.statistics[:, : parameters_up_to(self.zoo, chain)])
         return feature_kernel(features, self.zoo, chain=chain, **self.where)
 
 
@@ -87,10 +95,10 @@ def study(
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
     For every chain and every feature (chain Gram; of unit columns; with BatchNorm folded in, where the network has it;
-    raw layer; per-layer statistics): classification within tasks and retrieval on unseen tasks, learned and by plain
-    cosine, with exact intervals and p-values, intervals by resampling tasks and PERMANOVA on the distances; for the
-    chain Gram and for plain cosine, the spread over 5 split seeds. Controls: A/A and untrained networks, which must be
-    at chance.
+    raw layer; per-layer statistics, standardised over the training part, for distances over all networks):
+    classification within tasks and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and
+    p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
+    spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
     training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
@@ -132,15 +140,16 @@ def study(
                 own.append(where | row)
                 if curve is not None:
                     curves[features, chain, solver] = curve
-            distances.append(where | permanova(k, good.labels, plan.permutations, seed) | spread(k, good.labels))
+            seen = seen_from(k, np.arange(len(good)))
+            distances.append(where | permanova(seen, good.labels, plan.permutations, seed) | spread(seen, good.labels))
             if features == "chain":
                 if plan.permutations:
-                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed, **machines)
-                halves, left_out = split_one_task(k, good.labels, seed, classifier)
+                    own[0] |= permutation_test(seen, good.labels, plan.permutations, seed, **machines)
+                halves, left_out = split_one_task(seen, good.labels, seed, classifier)
                 must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
                 must[-1]["tasks_left_out"] = left_out
                 if chain == middle:
-                    kernel = k
+                    kernel = seen
             cells += own
             said.advance()
             said.finished(features=TITLES[features], chain=chain)
