@@ -245,6 +245,54 @@ def test_diverged_networks_are_counted_and_left_out(zoo, result):
         wsfast.study(broken)
 
 
+def test_tasks_with_fewer_than_two_usable_networks_are_left_out_and_counted(zoo):
+    """One task that diverged as a whole, one of a single network that did not."""
+    tasks = wsfast.tasks("digits", n=6)
+    more = wsfast.generate("mlp4", tasks, repeats=4, width=24, progress=False)
+    broken = more[(more.labels != 5) | (more.repeats == 0)]
+    broken.parameters["fc1.weight"][broken.labels == 2] = np.nan
+    whole = more[(more.labels != 2) & (more.labels != 5)]
+    mine = {"mine": broken}
+    found, want = (wsfast.study(z, quick=True, controls=mine, progress=False) for z in (broken, whole))
+    n, whole = found.to_dict(), want.to_dict()
+    assert {k: n[k] for k in ("networks", "diverged", "tasks", "tasks_left_out")} == {
+        "networks": 21, "diverged": 4, "tasks": 4, "tasks_left_out": 2
+    }  # fmt: skip
+    assert (whole["tasks"], whole["tasks_left_out"]) == (4, 0)
+    for part in ("cells", "distances", "controls", "informative_controls"):
+        assert n[part] == whole[part]
+    assert n["informative_controls"][0]["tested_tasks"] == 4
+    for text, count in ((found.table(), 1), (want.table(), 0)):
+        assert text.count("tasks left out, with fewer than 2 usable networks: 2") == count
+    assert "tasks left out<b>2</b>" in found.drawn()
+    assert "tasks left out<b>" not in want.drawn()
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_without_four_networks_a_task_the_split_in_two_is_left_out_and_said(zoo, repeats):
+    found = wsfast.study(zoo[zoo.repeats < repeats], permutations=9, progress=False)
+    n = found.to_dict()
+    said = "A/A control (no task has 4 usable networks)"
+    assert n["skipped"] == [said, "controls with networks of their own"]
+    assert {c["control"] for c in n["controls"]} == {"untrained"}
+    assert {"controls_at_chance", "controls_margin"} <= set(n["verdict"])
+    assert said in found.table()
+    page = found.drawn()
+    assert said in page
+    assert "split at random in two" not in page
+    assert "initial weights carry no task" in page
+
+
+def test_what_always_answering_one_task_would_meet_is_refused(zoo):
+    """Four of seven tested networks are of one task: a classifier that says nothing else errs in 3 / 7."""
+    uneven = zoo[(zoo.repeats < 2) | (zoo.labels == 1)]
+    with pytest.raises(ValueError, match=r"4 of the 7 networks that classification tests are of task 1: always answer"):
+        wsfast.study(uneven, alpha=3 / 7 + 0.001, quick=True, progress=False)
+    assert wsfast.study(uneven, alpha=3 / 7, quick=True, progress=False).to_dict()["tasks"] == 4
+    with pytest.raises(ValueError, match=r"2 of the 4 networks that retrieval tests are of task .* alpha = 0\.6"):
+        wsfast.study(zoo, alpha=0.6, progress=False)
+
+
 def test_the_papers_recipe_runs(zoo):
     n = wsfast.study(zoo, classifier="sgd", permutations=9, progress=False).to_dict()
     assert n["classifier"] == "sgd"
@@ -294,11 +342,13 @@ def test_bad_input(zoo):
         wsfast.study(zoo[zoo.labels < 3], progress=False)
     with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 1"):
         wsfast.study(zoo[zoo.labels == 2], progress=False)
-    with pytest.raises(ValueError, match=r"A/A control: .* has 3 \(generate more repeats\)"):
-        wsfast.study(zoo[zoo.repeats < 3], quick=True, progress=False)
+    with pytest.raises(ValueError, match=r"want tasks of at least 2 usable networks, got one of each \(generate more"):
+        wsfast.study(zoo[zoo.repeats < 1], progress=False)
     with pytest.raises(TypeError, match=r"control 'mine': want a WeightSet, got list"):
         wsfast.study(zoo, controls={"mine": []}, progress=False)
     with pytest.raises(ValueError, match=r"control 'mine': want at least 2 tasks, got 1"):
         wsfast.study(zoo, controls={"mine": zoo[:10]}, progress=False)
+    with pytest.raises(ValueError, match=r"control 'mine': want tasks of at least 2 usable networks, got one of each"):
+        wsfast.study(zoo, controls={"mine": zoo[zoo.repeats < 1]}, progress=False)
     with pytest.raises(ValueError, match=r"control 'untrained': the name is taken"):
         wsfast.study(zoo, controls={"untrained": zoo}, progress=False)

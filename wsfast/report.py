@@ -71,6 +71,10 @@ PERCENT = {
     "r2",
     "r2_chance",
 }
+CONTROLS = {
+    "A/A": "A/A: one task's networks split at random in two must not be told apart.",
+    "untrained": "Untrained: initial weights carry no task.",
+}
 RESULTS = ("cells", "distances", "controls", "informative_controls", "verdict")
 
 
@@ -90,8 +94,8 @@ def report_html(result: "StudyResult") -> str:
         "1 − α. Dotted: chance. Above: the same, enlarged; what lies lower is seen below only.</p>",
         "<h2>Controls</h2>",
         f"<div class=wide>{figures.controls(n['controls'], 'controls')}</div>",
-        "<p class=note>A/A: one task's networks split at random in two must not be told apart. Untrained: initial "
-        "weights carry no task. Both belong on the dotted line.</p>",
+        f"<p class=note>{' '.join(CONTROLS[name] for name in dict.fromkeys(c['control'] for c in n['controls']))} "
+        "They belong on the dotted line.</p>",
         *_informative(n),
         "<h2>Distances within and between tasks</h2>",
         f"<div class=wide>{figures.distances(result)}</div>",
@@ -208,6 +212,8 @@ def _facts(n: dict[str, Any]) -> str:
         "tasks × repeats": f"{n['tasks']} × {n['repeats']}",
         "diverged": n["diverged"],
     }
+    if n["tasks_left_out"]:
+        facts["tasks left out"] = n["tasks_left_out"]
     if n["train_accuracy"]:
         facts["train accuracy, mean (min)"] = "{mean:.1%} ({min:.1%})".format(**n["train_accuracy"])
     if n["timing"]["networks_per_s"]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import cluster, provenance
 from .chains import feature_kernel, features_of
-from .controls import against_chance, large_enough, split_one_task
+from .controls import A_A_NETWORKS, against_chance, large_enough, split_one_task
 from .distance import permanova, spread
 from .events import Progress
 from .initial import untrained
@@ -107,12 +107,15 @@ def study(
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
     backend, device, memory (bytes for weights in hand, half of what is free where None): of the features, as
     chain_kernel; a stored set may be larger than memory. engine, address: as generate, of the features' kernels and of
-    the ridge classifiers' shuffled labelings. Diverged networks are left out and counted.
+    the ridge classifiers' shuffled labelings. Diverged networks are left out and counted, and so are tasks with fewer
+    than two others; the A/A control is skipped where no task has four.
 
-    ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
+    ValueError for sets with too few tasks or networks, an alpha outside (0, 1), or one that always answering a single
+    task would meet.
     """
     start = time.perf_counter()
-    good = usable("study", zoo)
+    finite = usable("study", zoo)
+    good = _in_company("study", finite)
     check(good.labels, alpha, classifier, permutations, seed)
     if not zoo.network.chains:
         raise ValueError(f"study: {zoo.network.name} declares no chain")
@@ -145,9 +148,10 @@ def study(
             if features == "chain":
                 if plan.permutations:
                     own[0] |= permutation_test(seen, good.labels, plan.permutations, seed, **machines)
-                halves, left_out = split_one_task(seen, good.labels, seed, classifier)
-                must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
-                must[-1]["tasks_left_out"] = left_out
+                if len(large_enough(good.labels)):
+                    halves, left_out = split_one_task(seen, good.labels, seed, classifier)
+                    must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
+                    must[-1]["tasks_left_out"] = left_out
                 if chain == middle:
                     kernel = seen
             cells += own
@@ -167,7 +171,7 @@ def study(
     correct(cells, alpha)
     add_published(cells, zoo.network.name, zoo.info.get("data", "unknown"))
     numbers = {
-        **_about(zoo, good, plan, others, time.perf_counter() - start),
+        **_about(zoo, finite, good, plan, others, time.perf_counter() - start),
         "cells": cells,
         "distances": distances,
         "controls": must,
@@ -185,27 +189,45 @@ def check(labels: np.ndarray, alpha: float, classifier: str, permutations: int, 
         raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
-    retrieval_split(labels, whole_seed("study", seed))
-    classification_split(labels, seed)
-    large_enough(labels)
+    _, query, _ = retrieval_split(labels, whole_seed("study", seed))
+    _, test = classification_split(labels, seed)
+    for protocol, asked in (("classification", labels[test]), ("retrieval", labels[query])):
+        tasks, counts = np.unique(asked, return_counts=True)
+        if (len(asked) - counts.max()) / len(asked) < alpha:
+            raise ValueError(
+                f"study: {counts.max()} of the {len(asked)} networks that {protocol} tests are of task "
+                f"{tasks[counts.argmax()]}: always answering it errs less than alpha = {alpha:g} (want tasks of more "
+                "equal size, more of them, or a smaller alpha)"
+            )
+
+
+def _in_company(what: str, zoo: WeightSet) -> WeightSet:
+    """The set without tasks of which it has one network only; ValueError where no other is left."""
+    _, task, counts = np.unique(zoo.labels, return_inverse=True, return_counts=True)
+    kept = counts[task] > 1
+    if not kept.any():
+        raise ValueError(f"{what}: want tasks of at least 2 usable networks, got one of each (generate more repeats)")
+    return zoo if kept.all() else zoo[kept]
 
 
 def _control_set(name: str, zoo: WeightSet) -> WeightSet:
     if name in ("A/A", "untrained"):
         raise ValueError(f"study: control {name!r}: the name is taken (choose another)")
-    good = usable(f"study: control {name!r}", zoo)
+    what = f"study: control {name!r}"
+    good = _in_company(what, usable(what, zoo))
     tasks = np.unique(good.labels)
     if len(tasks) < 2:
-        raise ValueError(f"study: control {name!r}: want at least 2 tasks, got {len(tasks)}")
+        raise ValueError(f"{what}: want at least 2 tasks, got {len(tasks)}")
     return good
 
 
-def _skipped(plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:
+def _skipped(good: WeightSet, plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:
     """The parts of a study that were left out, in words."""
     parts = {
         "permutation tests": plan.permutations,
         "further split seeds": len(plan.seeds) > 1,
         "bootstrap by task": plan.resamples,
+        f"A/A control (no task has {A_A_NETWORKS} usable networks)": len(large_enough(good.labels)),
         "controls with networks of their own": others,
     }
     return [name for name, done in parts.items() if not done]
@@ -217,9 +239,10 @@ def _train_accuracy(good: WeightSet) -> dict[str, float] | None:
 
 
 def _about(
-    zoo: WeightSet, good: WeightSet, plan: Plan, others: Mapping[str, WeightSet], seconds: float
+    zoo: WeightSet, finite: WeightSet, good: WeightSet, plan: Plan, others: Mapping[str, WeightSet], seconds: float
 ) -> dict[str, Any]:
     info, networks = zoo.info, np.unique(zoo.labels, return_counts=True)[1]
+    tasks = len(np.unique(good.labels))
     generate_s = info.get("generate_s", 0.0)
     controls_s = sum(z.info.get("generate_s", 0.0) for z in others.values())
     made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
@@ -230,8 +253,9 @@ def _about(
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in zoo.network.options.items()},
         "data": info.get("data", "unknown"),
         "networks": len(zoo),
-        "diverged": len(zoo) - len(good),
-        "tasks": len(networks),
+        "diverged": len(zoo) - len(finite),
+        "tasks": tasks,
+        "tasks_left_out": len(networks) - tasks,
         "repeats": int(networks.max()),
         "seed": info.get("seed"),
         "split_seed": plan.seeds[0],
@@ -239,7 +263,7 @@ def _about(
         "level": LEVEL,
         "classifier": plan.classifier,
         "permutations": plan.permutations,
-        "skipped": _skipped(plan, others),
+        "skipped": _skipped(good, plan, others),
         "backend": info.get("backend", "unknown"),
         "precision": info.get("precision", "unknown"),
         **made,

@@ -20,9 +20,11 @@ def families(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list
 def table(n: dict[str, Any]) -> str:
     """results.json as text: a row per feature and protocol, a column per chain, then controls and verdict."""
     numbers = sorted({c["chain"] for c in n["cells"]})
+    too_small = f"tasks left out, with fewer than 2 usable networks: {n['tasks_left_out']}"
     lines = [
         f"{n['networks']} x {n['network']} on {n['data']}: {n['tasks']} tasks x {n['repeats']} repeats, "
         f"seed {n['seed']}, {n['diverged']} diverged and left out; {n['backend']} {n['precision']}",
+        *([too_small] if n["tasks_left_out"] else []),
         "",
         _row("features", "protocol", "classifier", "chance", [f"chain {c}   " for c in numbers]),
     ]
