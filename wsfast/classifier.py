@@ -35,7 +35,8 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     - "sgd": the recipe of arXiv 2208.04369, Algorithm 1: softmax regression on the unscaled Gram, batch size 1,
       lr 1e-3, momentum 0.9, 10 epochs, lr x 0.1 after 6, torch's initial weights drawn from `seed` ("raw" and
       "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory as on the d^2 weights.
-    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; chains only.
+    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; chains only. Of the set, which may be stored
+      and larger than memory, it holds 256 MiB of chain factors at a time and their weights.
 
     backend: of the features and of both "sgd" solvers.
 
@@ -105,8 +106,9 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self._check_set(X)
         labels = self._encoded(X, y, len(X))
         a, b = primal_head(chain_width(X, self.chain), len(self.classes_), self.seed)
-        ops = backends.load("head", self.backend)
-        self._keep(*primal_sgd(ops, self._factor(X), labels, a, b, *self._schedule(len(X))))
+        ops, run = backends.load("head", self.backend), self._run(X, a)
+        schedule = self._schedule(len(X))
+        self._keep(*primal_sgd(ops, lambda rows: self._factor(X[rows]), run, labels, a, b, *schedule))
 
     def _schedule(self, n: int) -> tuple[np.ndarray, np.ndarray, float]:
         """The paper's order of visits, learning rates and momentum."""
@@ -118,6 +120,10 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"WeightClassifier: {self.solver} diverged on these weights (use solver='logistic')")
         self.coef_, self.intercept_ = coef, intercept
 
+    def _run(self, zoo: Any, a: np.ndarray) -> int:
+        """How many networks' chain factors are held at a time; a [C, d, d]."""
+        return max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * a.shape[1]))
+
     def _factor(self, zoo: Any) -> np.ndarray:
         return chain_factor(zoo, self.chain, **CHAINS[self.features], backend=self.backend)
 
@@ -128,7 +134,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     def _head(self, zoo: Any, a: np.ndarray) -> np.ndarray:
         """<A_c, G_i> of each network: [N, C], a run of networks at a time."""
         head = backends.load("head", self.backend).head
-        run = max(1, RUN // (4 * zoo.network.chain(self.chain)[-1].shape[-1] * a.shape[1]))
+        run = self._run(zoo, a)
         return np.concatenate([head(self._factor(zoo[i : i + run]), a) for i in range(0, len(zoo), run)])
 
     def decision_function(self, X: Any) -> np.ndarray:
