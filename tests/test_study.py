@@ -7,6 +7,7 @@ from scipy import stats
 
 import wsfast
 from wsfast import inference, protocols, rows, studying
+from wsfast.controls import split_one_task
 from wsfast.files import write_whole
 from wsfast.layer_statistics import layer_statistics
 from wsfast.protocols import Outcome
@@ -159,8 +160,7 @@ def test_statistics_of_a_chain_are_those_of_its_layers(zoo):
     other.parameters["fc2.weight"][:20] *= 2
     everyone = np.arange(40)
     own, changed = (
-        [studying._Features(z, None, "cpu", None).kernel("statistics", c)(everyone) for c in (1, 2)]
-        for z in (zoo, other)
+        [studying._Features(z, "logistic").kernel("statistics", c)(everyone) for c in (1, 2)] for z in (zoo, other)
     )
     np.testing.assert_array_equal(own[0], changed[0])
     assert np.abs(own[1] - changed[1]).max() > 0.1
@@ -299,6 +299,24 @@ def test_the_papers_recipe_runs(zoo):
     assert {c["classifier"] for c in n["cells"]} == {"sgd", "cosine"}
     assert {c["classifier"] for c in n["controls"]} == {"sgd"}
     assert n["cells"][0]["permutation_classifier"] == "ridge"
+
+
+def test_the_papers_recipe_reads_grams_as_they_are(zoo, result):
+    """Mean average precision tells kernels apart; what is no classifier's remains that of cosines."""
+    found = wsfast.study(zoo, classifier="sgd", permutations=19, progress=False)
+    n, logistic = found.to_dict(), result.to_dict()
+    plain, scaled = (wsfast.chain_kernel(zoo, chain=3, cosine=cosine) for cosine in (False, True))
+    recipe, shorter = (protocols.retrieval(k, zoo.labels, solver="sgd").extra["map"] for k in (plain, scaled))
+    cells = [c for c in n["cells"] if (c["features"], c["chain"]) == ("chain", 3)]
+    assert cells[1]["map"] == recipe != shorter
+    assert n["controls"][2]["errors"] == split_one_task(plain, zoo.labels, 0, "sgd")[0].errors
+    for own, theirs in zip(n["cells"], logistic["cells"], strict=True):
+        assert own.get("permutation_accuracy") == theirs.get("permutation_accuracy")
+        assert own["classifier"] == "sgd" or own["map"] == pytest.approx(theirs["map"])
+    for own, theirs in zip(n["distances"], logistic["distances"], strict=True):
+        assert own["r2"] == pytest.approx(theirs["r2"])
+        assert own["within"] == pytest.approx(theirs["within"], abs=1e-6)
+    np.testing.assert_allclose(found.kernel, result.kernel, atol=1e-6)
 
 
 def test_imported_networks_can_be_studied(zoo):

@@ -23,6 +23,11 @@ RUN = 256 << 20  # bytes of chain factors at a time
 PAPER_LR, PAPER_MOMENTUM, PAPER_EPOCHS, PAPER_DECAY_AFTER = 1e-3, 0.9, 10, 6
 
 
+def reads_cosines(solver: str, features: str) -> bool:
+    """Whether a solver's kernel has every network at unit length. The paper's recipe takes Grams as they are."""
+    return solver != "sgd" or features == "raw"  # raw layers have no other kernel
+
+
 class WeightClassifier(ClassifierMixin, BaseEstimator):
     """A linear classifier on vec(G) of a chain (scikit-learn's conventions).
 
@@ -178,7 +183,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
                 X,
                 None if X is train else train,
                 self.chain,
-                cosine=self.solver != "sgd" or self.features == "raw",
+                cosine=reads_cosines(self.solver, self.features),
                 backend=self.backend,
                 device=backends.home(self.backend),
             )

@@ -8,6 +8,7 @@ import numpy as np
 
 from . import inference, provenance
 from .chains import chain_shape, feature_kernel
+from .classifier import reads_cosines
 from .events import Progress
 from .protocols import CLASSIFIERS, Outcome, classify, fit, rank, retrieval_split
 from .result import Result
@@ -78,6 +79,7 @@ def cross(
     with Progress("cross", len(chains), "chain", progress) as said:
         for chain in chains:
             options: dict[str, Any] = {"chain": chain, "backend": backend, "device": device}
+            options["cosine"] = reads_cosines(classifier, features)
             kernel = {(key, key): feature_kernel(features, sets[key], **options) for key in SETS}
             kernel["a", "b"] = feature_kernel(features, sets["a"], sets["b"], **options)
             kernel["b", "a"] = kernel["a", "b"].T

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from . import cluster, provenance
-from .chains import feature_kernel, features_of
+from .chains import cosines, feature_kernel, features_of
+from .classifier import reads_cosines
 from .controls import A_A_NETWORKS, against_chance, large_enough, split_one_task
 from .distance import permanova, spread
 from .events import Progress
@@ -60,11 +61,10 @@ class StudyResult(Result):
 
 
 class _Features:
-    """The N x N kernels of a set, one at a time."""
+    """The N x N kernels of a set as a classifier reads them, one at a time."""
 
-    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None, **engine: Any) -> None:
-        self.zoo = zoo
-        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory, **engine}
+    def __init__(self, zoo: WeightSet, classifier: str, **where: Any) -> None:
+        self.zoo, self.classifier, self.where = zoo, classifier, where
 
     @cached_property
     def statistics(self) -> np.ndarray:
@@ -73,7 +73,8 @@ class _Features:
     def kernel(self, features: str, chain: int) -> Kernel:
         if features == "statistics":
             return partial(statistics_kernel, self.statistics[:, : parameters_up_to(self.zoo, chain)])
-        return feature_kernel(features, self.zoo, chain=chain, **self.where)
+        cosine = reads_cosines(self.classifier, features)
+        return feature_kernel(features, self.zoo, chain=chain, cosine=cosine, **self.where)
 
 
 def study(
@@ -101,7 +102,8 @@ def study(
     spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
-    training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
+    training networks), "ridge", or "sgd" for the paper's recipe, from zero weights and on Grams as they are where the
+    others read them at unit length. permutations: shuffled labelings for PERMANOVA and for
     the chain cells' classification, there by ridge, trained anew for each. controls: name -> weight set whose tasks are
     classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
@@ -131,8 +133,9 @@ def study(
     steps = (len(asked) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
     cluster.checked("study", engine, address)
     machines: dict[str, Any] = {"engine": engine, "address": address}
+    features_at: dict[str, Any] = {"backend": backend, "device": device, "memory": memory, **machines}
     with Progress("study", steps, "kernel", progress) as said:
-        of = _Features(good, backend, device, memory, **machines)
+        of = _Features(good, classifier, **features_at)
         for features, chain in product(asked, chains):
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}
@@ -143,22 +146,25 @@ def study(
                 own.append(where | row)
                 if curve is not None:
                     curves[features, chain, solver] = curve
-            seen = seen_from(k, np.arange(len(good)))
-            distances.append(where | permanova(seen, good.labels, plan.permutations, seed) | spread(seen, good.labels))
+            every = seen_from(k, np.arange(len(good)))
+            norm = np.sqrt(np.diag(every))
+            cosine = every if reads_cosines(classifier, features) else cosines(every, norm, norm)
+            distances.append(where | permanova(cosine, good.labels, plan.permutations, seed))
+            distances[-1] |= spread(cosine, good.labels)
             if features == "chain":
                 if plan.permutations:
-                    own[0] |= permutation_test(seen, good.labels, plan.permutations, seed, **machines)
+                    own[0] |= permutation_test(cosine, good.labels, plan.permutations, seed, **machines)
                 if len(large_enough(good.labels)):
-                    halves, left_out = split_one_task(seen, good.labels, seed, classifier)
+                    halves, left_out = split_one_task(every, good.labels, seed, classifier)
                     must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
                     must[-1]["tasks_left_out"] = left_out
                 if chain == middle:
-                    kernel = seen
+                    kernel = cosine
             cells += own
             said.advance()
             said.finished(features=TITLES[features], chain=chain)
         for name, other in {"untrained": untrained(good), **others}.items():
-            of = _Features(other, backend, device, memory, **machines)
+            of = _Features(other, classifier, **features_at)
             for chain in range(1, len(other.network.chains) + 1):
                 found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
                 row = control_row(name, chain, found, plan)
