@@ -221,7 +221,7 @@ def test_bad_input(zoo):
     ):
         with pytest.raises(ValueError, match=r"want one network or more, got an empty set"):
             call(zoo[:0])
-    with pytest.raises(ValueError, match=r"want a finite kernel .*, got shape \(0, 0\)"):
+    with pytest.raises(ValueError, match=r"want a finite kernel .*, got \(0, 0\)"):
         wsfast.WeightClassifier(features="precomputed").fit(np.zeros((0, 0)), [])
     with pytest.raises(TypeError, match=r"want a WeightSet, got list"):
         model.fit([1, 2])
@@ -253,7 +253,7 @@ def test_bad_input(zoo):
     kernel = np.eye(4)
     kernel[1, 2] = np.inf
     for solver in ("logistic", "ridge", "sgd"):
-        with pytest.raises(ValueError, match=r"want a finite kernel"):
+        with pytest.raises(ValueError, match=r"want a finite kernel .* \(4, 4\) with 1 entries that are not"):
             wsfast.WeightClassifier(features="precomputed", solver=solver).fit(kernel, [0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"sgd diverged on these weights"), np.errstate(all="ignore"):
         wsfast.WeightClassifier(features="precomputed", solver="sgd").fit(np.full((4, 4), 1e308), [0, 1, 0, 1])

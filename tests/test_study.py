@@ -348,6 +348,13 @@ def test_shuffled_labels_establish_nothing(zoo):
     assert n["verdict"]["classification"]["paper_rule"] == "reject"
 
 
+def test_numbers_of_numpy_are_numbers(zoo, tmp_path):
+    options = {"alpha": np.float32(0.05), "permutations": np.int64(3), "seed": np.uint8(2)}
+    wsfast.study(zoo, **options, progress=False).save(tmp_path)
+    n = json.loads((tmp_path / "results.json").read_text())
+    assert (n["alpha"], n["permutations"], n["split_seed"]) == (pytest.approx(0.05), 3, 2)
+
+
 def test_bad_input(zoo):
     for bad in (0, 1, -0.1):
         with pytest.raises(ValueError, match=r"alpha must be in"):
@@ -356,6 +363,8 @@ def test_bad_input(zoo):
         wsfast.study(zoo, classifier="svm")
     with pytest.raises(ValueError, match=r"permutations must be at least 0"):
         wsfast.study(zoo, permutations=-1)
+    with pytest.raises(TypeError, match=r"'float' object cannot be interpreted as an integer"):
+        wsfast.study(zoo, permutations=2.5)
     with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 3"):
         wsfast.study(zoo[zoo.labels < 3], progress=False)
     with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 1"):

@@ -188,7 +188,10 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
                 device=backends.home(self.backend),
             )
         if kernel.ndim != 2 or not len(kernel) or not np.isfinite(kernel).all():
-            raise ValueError(f"WeightClassifier: want a finite kernel [m, n], got shape {kernel.shape}")
+            wild = np.count_nonzero(~np.isfinite(kernel))
+            raise ValueError(
+                f"WeightClassifier: want a finite kernel [m, n], got {kernel.shape} with {wild} entries that are not"
+            )
         return kernel
 
     def _check_set(self, X: Any) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import product
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -116,6 +117,7 @@ def study(
     task would meet.
     """
     start = time.perf_counter()
+    alpha, permutations, seed = float(alpha), index(permutations), index(seed)  # NumPy's numbers are not JSON's
     finite = usable("study", zoo)
     good = _in_company("study", finite)
     check(good.labels, alpha, classifier, permutations, seed)
