@@ -6,7 +6,7 @@ import pytest
 from scipy import stats
 
 import wsfast
-from wsfast import inference, protocols, rows, studying
+from wsfast import inference, protocols, rows, studying, table
 from wsfast.controls import split_one_task
 from wsfast.files import write_whole
 from wsfast.layer_statistics import layer_statistics
@@ -210,6 +210,14 @@ def test_the_table_says_all_of_it(result):
     for cell in result.to_dict()["cells"]:
         assert f"{100 * cell['accuracy']:.1f} [" in text
     assert max(map(len, text.splitlines())) < 128
+
+
+def test_the_table_shows_the_largest_chance_of_unequal_tasks(result):
+    n = json.loads(json.dumps(result.to_dict()))
+    for c in n["cells"] + n["controls"]:
+        c["chance"] = 0.1 + 0.123 * (c["chain"] == 2)
+    assert table.table(n).count("  22.3  ") == 4 * 3 + 2
+    assert table.table(n).count("  10.0  ") == 0
 
 
 def test_saved_whole(result, tmp_path):

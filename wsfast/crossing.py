@@ -15,7 +15,7 @@ from .result import Result
 from .rows import RESAMPLES, counts
 from .seeds import whole_seed
 from .starts import splits, starts
-from .table import TITLES, interval, percent
+from .table import TITLES, chance, interval, percent
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -195,7 +195,7 @@ def table(n: dict[str, Any]) -> str:
     lines.append(_row("protocol", "trained", "tested", "chance", [f"chain {c}" for c in chains]))
     for (protocol, tested, trained), family in families(n["cells"]).items():
         said = [f"{percent(c['accuracy'])} {interval(c['ci95'])}" for c in family]
-        lines.append(_row(protocol, trained, tested, percent(family[0]["chance"]), said))
+        lines.append(_row(protocol, trained, tested, chance(family), said))
         if "drop" in family[0]:
             drops = [f"{percent(c['drop'])} (p = {c['p_holm']:.2g})" for c in family]
             lines.append(_row("  drop", "", "", "", drops))
