@@ -182,6 +182,11 @@ def test_repeats_are_the_networks_a_task_has(zoo):
     assert {k: n.to_dict()[k] for k in ("networks", "tasks", "repeats")} == {"networks": 22, "tasks": 4, "repeats": 6}
 
 
+def test_the_kernel_that_is_drawn_is_the_middle_chains(result, zoo):
+    assert result.kernel_chain == 2
+    np.testing.assert_array_equal(result.kernel, wsfast.chain_kernel(zoo, chain=2, cosine=True))
+
+
 def test_chains_beat_raw_layers(result):
     accuracy = {}
     for c in result.to_dict()["cells"]:
@@ -210,6 +215,13 @@ def test_the_table_says_all_of_it(result):
     for cell in result.to_dict()["cells"]:
         assert f"{100 * cell['accuracy']:.1f} [" in text
     assert max(map(len, text.splitlines())) < 128
+
+
+def test_that_two_tasks_are_too_few_to_learn_a_ranking_from_is_said(result):
+    five = replace(result, numbers={**result.numbers, "tasks": 5})
+    for found, said in ((result, True), (five, False)):
+        assert ("etrieval was learned from two tasks" in found.table()) == said
+        assert ("etrieval was learned from two tasks" in found.drawn()) == said
 
 
 def test_the_table_shows_the_largest_chance_of_unequal_tasks(result):
@@ -319,7 +331,7 @@ def test_the_papers_recipe_reads_grams_as_they_are(zoo, result):
     assert cells[1]["map"] == recipe != shorter
     assert n["controls"][2]["errors"] == split_one_task(plain, zoo.labels, 0, "sgd")[0].errors
     for own, theirs in zip(n["cells"], logistic["cells"], strict=True):
-        assert own.get("permutation_accuracy") == theirs.get("permutation_accuracy")
+        assert own.get("permuted_accuracy") == theirs.get("permuted_accuracy")
         assert own["classifier"] == "sgd" or own["map"] == pytest.approx(theirs["map"])
     for own, theirs in zip(n["distances"], logistic["distances"], strict=True):
         assert own["r2"] == pytest.approx(theirs["r2"])

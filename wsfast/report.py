@@ -4,7 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from . import figures
-from .table import TITLES, lacking
+from .table import ENOUGH_TASKS, TITLES, TWO_TRAINED, lacking
 
 if TYPE_CHECKING:
     from .studying import StudyResult
@@ -182,6 +182,8 @@ def _verdict(n: dict[str, Any]) -> str:
         else "something other than the task separates networks; do not trust the verdict."
     )
     lines.append(f"<p>{_badge(v['controls_at_chance'], 'at chance', 'not at chance')} <b>controls</b>: {said}</p>")
+    if n["tasks"] < ENOUGH_TASKS:
+        lines.append(f"<p>{TWO_TRAINED.capitalize()}.</p>")
     if n["skipped"]:
         lines.append(f"<p>Not computed in this study: {', '.join(n['skipped'])}.</p>")
     return "".join(lines)

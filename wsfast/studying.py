@@ -111,7 +111,10 @@ def study(
     backend, device, memory (bytes for weights in hand, half of what is free where None): of the features, as
     chain_kernel; a stored set may be larger than memory. engine, address: as generate, of the features' kernels and of
     the ridge classifiers' shuffled labelings. Diverged networks are left out and counted, and so are tasks with fewer
-    than two others; the A/A control is skipped where no task has four.
+    than two usable ones; the A/A control is skipped where no task has four.
+
+    Networks must come from runs of their own: a copy, or another moment of one run, is found by its very weights. Of
+    four tasks retrieval learns two, too few to rank by: take five or more.
 
     ValueError for sets with too few tasks or networks, an alpha outside (0, 1), or one that always answering a single
     task would meet.

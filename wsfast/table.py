@@ -7,6 +7,8 @@ from . import chains
 from .inference import MOST_NETWORKS
 
 TITLES = {**chains.TITLES, "statistics": "layer statistics"}
+ENOUGH_TASKS = 5  # three train for retrieval
+TWO_TRAINED = "retrieval was learned from two tasks, whose logits lie on a line and rank little: take 5 or more"
 
 
 def families(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -61,6 +63,8 @@ def table(n: dict[str, Any]) -> str:
         )
         if not v["established"]:
             lines.append(f"  {lacking(v)}")
+    if n["tasks"] < ENOUGH_TASKS:
+        lines.append(TWO_TRAINED)
     lines.append(f"controls: {_controls(n['verdict'])}")
     return "\n".join(lines + ([f"skipped: {', '.join(n['skipped'])}"] if n["skipped"] else []))
 
