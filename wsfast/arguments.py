@@ -13,7 +13,6 @@ from .importing import SUFFIXES
 from .protocols import CLASSIFIERS
 from .training import PRECISIONS
 
-RECIPE = "sgd: the paper's recipe, on unscaled Grams"
 EXIT = """exit codes:
   0    done
   1    verify: the set is not what its manifest says; with a traceback, a mistake of wsfast's own
@@ -44,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     _add_training(study)
     study.add_argument("--out", help="folder for results.json and report.html (default: runs/DATA-NETWORK)")
     study.add_argument("--alpha", type=float, default=0.05, help="the error below which the paper accepts")
-    study.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help=RECIPE)
+    study.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
     study.add_argument("--permutations", type=int, default=199, help="shuffled labelings a chain")
     study.add_argument(
         "--quick", action="store_true", help="one split, no permutations, resampling or further controls"
@@ -77,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     cross.add_argument("a", help="folder of a stored weight set")
     cross.add_argument("b", help="another of the same tasks")
     cross.add_argument("--features", default="chain", choices=FEATURES, help="what the classifier reads")
-    cross.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help=RECIPE)
+    cross.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
     cross.add_argument("--seed", type=int, default=0, help="of the splits")
     cross.add_argument("--backend", choices=tuple(PACKAGES), help="default: what suits the device")
     cross.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where chain kernels are computed")
@@ -143,7 +142,7 @@ def parser() -> argparse.ArgumentParser:
     grid.add_argument("--repeats", type=int, default=20, help="networks per task and column")
     grid.add_argument("--chain", type=int, default=2, help="whose layers all features are of")
     grid.add_argument("--pairs", type=int, default=5, help="of networks, a task, on whose lines barriers are measured")
-    grid.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="all on cosines")
+    grid.add_argument("--classifier", default=CLASSIFIERS[0], choices=CLASSIFIERS, help="sgd: the paper's recipe")
     grid.add_argument("--seed", type=int, default=0, help="of networks, splits, pairs and orders")
     grid.add_argument("--width", type=int, help="hidden units (default: what suits the data)")
     grid.add_argument("--device", default="cpu", choices=tuple(DEFAULT), help="where networks are trained and measured")
