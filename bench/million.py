@@ -169,8 +169,8 @@ def text() -> str:
         "them, or `search(query, zoo)` for one.",
         f"- A study of every hundredth: `study(zoo[::{N // FEWER[0]}])`, kernels of {in_bytes(8 * FEWER[0] ** 2)}, "
         f"inverses of {in_bytes(_inverses(FEWER[0]))}. Its exact intervals tell what {FEWER[0]:,} networks leave open.",
-        '- A classifier without a kernel: `WeightClassifier(solver="sgd-primal")`, d x d weights a class. It holds the '
-        "factors of what it is trained on (the column above).",
+        '- A classifier without a kernel: `WeightClassifier(solver="sgd-primal")`, d x d weights a class. It reads the '
+        "set in each of its 10 epochs and holds 256 MiB of factors at a time.",
     ]
     parts = [s if s.startswith(("#", "|")) else paragraph(s) for s in sections]
     return "\n\n".join(parts).replace("\n\n- ", "\n- ") + "\n"

@@ -126,6 +126,17 @@ def test_a_few_networks_at_a_time_give_the_same_logits(zoo, monkeypatch, solver)
     assert asked == [7, 7, 7, 7, 7, 5]
 
 
+def test_primal_training_holds_a_few_factors_at_a_time(zoo, tmp_path, monkeypatch):
+    model = wsfast.WeightClassifier(chain=2, solver="sgd-primal", seed=5)
+    whole, asked = model.fit(zoo[::2]).coef_, []
+    factor = wsfast.chain_factor
+    monkeypatch.setattr("wsfast.classifier.chain_factor", lambda z, *a, **o: asked.append(len(z)) or factor(z, *a, **o))
+    monkeypatch.setattr("wsfast.classifier.RUN", 7 * 4 * 64 * 24)
+    stored = wsfast.WeightSet.open(zoo[::2].save(tmp_path / "half"))
+    np.testing.assert_array_equal(model.fit(stored).coef_, whole)
+    assert asked == [7, 7, 6] * 10
+
+
 def test_primal_never_asks_for_a_gram_of_the_set():
     x, labels, _, _, _, order, lr = small_run(False)
     asked = []
@@ -137,7 +148,7 @@ def test_primal_never_asks_for_a_gram_of_the_set():
 
         head_gradient = staticmethod(gram.head_gradient)
 
-    primal_sgd(Ops, x, labels, *primal_head(5, 3, seed=9), order, lr, 0.9)
+    primal_sgd(Ops, lambda rows: x[rows], 5, labels, *primal_head(5, 3, seed=9), order, lr, 0.9)
     assert asked == [1] * order.size
 
 
@@ -210,7 +221,7 @@ def test_bad_input(zoo):
     ):
         with pytest.raises(ValueError, match=r"want one network or more, got an empty set"):
             call(zoo[:0])
-    with pytest.raises(ValueError, match=r"want a finite kernel .*, got shape \(0, 0\)"):
+    with pytest.raises(ValueError, match=r"want a finite kernel .*, got \(0, 0\)"):
         wsfast.WeightClassifier(features="precomputed").fit(np.zeros((0, 0)), [])
     with pytest.raises(TypeError, match=r"want a WeightSet, got list"):
         model.fit([1, 2])
@@ -242,7 +253,7 @@ def test_bad_input(zoo):
     kernel = np.eye(4)
     kernel[1, 2] = np.inf
     for solver in ("logistic", "ridge", "sgd"):
-        with pytest.raises(ValueError, match=r"want a finite kernel"):
+        with pytest.raises(ValueError, match=r"want a finite kernel .* \(4, 4\) with 1 entries that are not"):
             wsfast.WeightClassifier(features="precomputed", solver=solver).fit(kernel, [0, 1, 0, 1])
     with pytest.raises(ValueError, match=r"sgd diverged on these weights"), np.errstate(all="ignore"):
         wsfast.WeightClassifier(features="precomputed", solver="sgd").fit(np.full((4, 4), 1e308), [0, 1, 0, 1])

@@ -84,7 +84,7 @@ def test_info(capsys, tmp_path, monkeypatch):
         (["--network", "plainnet5"], "plainnet5: images must be"),
         (["--tasks", "3"], "want at least 4 tasks (two to train on, two unseen), got 3"),
         (["--tasks", "1"], "want at least 4 tasks (two to train on, two unseen), got 1"),
-        (["--repeats", "3"], "A/A control: a task needs at least 4 usable networks"),
+        (["--repeats", "1"], "has 1 usable networks, want at least 2"),
         (["--permutations", "-1"], "permutations must be at least 0"),
         (["--repeats", "0"], "repeats must be at least 1"),
         (["--alpha", "2"], "alpha must be in"),

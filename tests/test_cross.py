@@ -35,13 +35,16 @@ def test_every_pair_of_sets_is_there(result):
     assert found[2, "classification", "a", "b"]["accuracy"] > 0.9  # chains do not depend on the width
 
 
-def test_within_a_set_it_is_the_studys_protocol(zoo, result):
+@pytest.mark.parametrize(("solver", "cosine"), [("logistic", True), ("sgd", False)])
+def test_within_a_set_it_is_the_studys_protocol(zoo, other, solver, cosine):
+    result = wsfast.cross(zoo, other, classifier=solver, progress=False)
     for chain in (1, 2, 3):
-        kernel = chains.feature_kernel("chain", zoo, chain=chain)
+        kernel = chains.feature_kernel("chain", zoo, chain=chain, cosine=cosine)
         for protocol in ("classification", "retrieval"):
-            want = getattr(protocols, protocol)(kernel, zoo.labels)
+            want = getattr(protocols, protocol)(kernel, zoo.labels, solver=solver)
             found = cells(result)[chain, protocol, "a", "a"]
             assert (found["n"], found["errors"], found["chance"]) == (want.n, want.errors, want.chance)
+            assert found.get("map") == want.extra.get("map")
 
 
 @pytest.fixture(scope="module")

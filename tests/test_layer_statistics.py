@@ -1,9 +1,12 @@
+from functools import partial
+
 import numpy as np
 import pytest
 from scipy import stats
 
 import wsfast
 from wsfast.layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
+from wsfast.protocols import classification, classification_split
 
 
 def test_they_are_scipys(zoo):
@@ -44,18 +47,25 @@ def test_a_chain_has_the_layers_up_to_its_last_weight(zoo):
     assert layer_statistics(residual).shape[1] >= normed[-1]
 
 
-def test_the_kernel_is_cosines_of_standardised_columns(zoo):
-    s = layer_statistics(zoo)[:, :2]
+def test_the_kernel_is_cosines_of_columns_standardised_by_the_training_networks(zoo):
+    s, train = layer_statistics(zoo)[:, :2], np.arange(3, 30)
     x = s.reshape(40, 20)
-    x = (x - x.mean(axis=0)) / x.std(axis=0)
+    x = (x - x[train].mean(axis=0)) / x[train].std(axis=0)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
-    np.testing.assert_allclose(statistics_kernel(s), x @ x.T, atol=1e-12)
+    np.testing.assert_allclose(statistics_kernel(s, train), x @ x.T, atol=1e-12)
 
 
-def test_another_set_is_seen_through_the_training_networks(zoo):
+def test_a_network_that_is_tested_changes_nothing_for_the_others(zoo):
     s = layer_statistics(zoo)
-    np.testing.assert_allclose(statistics_kernel(s[:7], s), statistics_kernel(s)[:7], atol=1e-12)
-    assert statistics_kernel(s[30:], s[:30]).shape == (10, 30)
+    wild = s.copy()
+    train, test = classification_split(zoo.labels, 0)
+    wild[test[0]] *= 1e12
+    kernels = [partial(statistics_kernel, each) for each in (s, wild)]
+    others = np.delete(np.arange(40), test[0])
+    own, changed = (kernel(train)[np.ix_(others, others)] for kernel in kernels)
+    np.testing.assert_allclose(own, changed, atol=1e-12)
+    own, changed = (classification(kernel, zoo.labels).wrong[1:] for kernel in kernels)
+    np.testing.assert_array_equal(own, changed)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, -3e7])
@@ -67,5 +77,5 @@ def test_constant_layers_are_finite(zoo, value):
     assert np.isfinite(s).all()
     assert (s[:, :, 1] <= 1e-9 * abs(value)).all()
     assert (s[:, :, 2:4] == 0).all()
-    np.testing.assert_array_equal(statistics_kernel(s), np.zeros((40, 40)))
-    np.testing.assert_array_equal(statistics_kernel(layer_statistics(zoo[0])), [[0]])
+    np.testing.assert_array_equal(statistics_kernel(s, np.arange(20)), np.zeros((40, 40)))
+    np.testing.assert_array_equal(statistics_kernel(layer_statistics(zoo[0]), np.arange(1)), [[0]])

@@ -6,8 +6,10 @@ import pytest
 from scipy import stats
 
 import wsfast
-from wsfast import inference, rows, studying
+from wsfast import inference, protocols, rows, studying, table
+from wsfast.controls import split_one_task
 from wsfast.files import write_whole
+from wsfast.layer_statistics import layer_statistics
 from wsfast.protocols import Outcome
 
 
@@ -156,16 +158,33 @@ def test_tasks_are_resampled_whole():
 def test_statistics_of_a_chain_are_those_of_its_layers(zoo):
     other = zoo[:]
     other.parameters["fc2.weight"][:20] *= 2
+    everyone = np.arange(40)
     own, changed = (
-        [studying._Features(z, None, "cpu", None).kernel("statistics", c) for c in (1, 2)] for z in (zoo, other)
+        [studying._Features(z, "logistic").kernel("statistics", c)(everyone) for c in (1, 2)] for z in (zoo, other)
     )
     np.testing.assert_array_equal(own[0], changed[0])
     assert np.abs(own[1] - changed[1]).max() > 0.1
 
 
+def test_statistics_are_standardised_by_the_training_part_alone(result, zoo):
+    """Mean average precision tells kernels apart where few networks' accuracy may not."""
+    x = layer_statistics(zoo)[:, :4].reshape(40, -1)
+    train = x[protocols.retrieval_split(zoo.labels, 0)[0]]
+    for part, same in ((train, True), (x, False)):
+        z = (x - part.mean(axis=0)) / part.std(axis=0)
+        want = protocols.retrieval(z @ z.T, zoo.labels, solver="cosine").extra["map"]
+        own = [c for c in result.to_dict()["cells"] if (c["features"], c["chain"]) == ("statistics", 2)]
+        assert (own[2]["map"] == pytest.approx(want, abs=1e-6)) == same
+
+
 def test_repeats_are_the_networks_a_task_has(zoo):
     n = wsfast.study(zoo[(zoo.repeats >= 4) & ((zoo.labels > 0) | (zoo.repeats > 5))], quick=True, progress=False)
     assert {k: n.to_dict()[k] for k in ("networks", "tasks", "repeats")} == {"networks": 22, "tasks": 4, "repeats": 6}
+
+
+def test_the_kernel_that_is_drawn_is_the_middle_chains(result, zoo):
+    assert result.kernel_chain == 2
+    np.testing.assert_array_equal(result.kernel, wsfast.chain_kernel(zoo, chain=2, cosine=True))
 
 
 def test_chains_beat_raw_layers(result):
@@ -196,6 +215,21 @@ def test_the_table_says_all_of_it(result):
     for cell in result.to_dict()["cells"]:
         assert f"{100 * cell['accuracy']:.1f} [" in text
     assert max(map(len, text.splitlines())) < 128
+
+
+def test_that_two_tasks_are_too_few_to_learn_a_ranking_from_is_said(result):
+    five = replace(result, numbers={**result.numbers, "tasks": 5})
+    for found, said in ((result, True), (five, False)):
+        assert ("etrieval was learned from two tasks" in found.table()) == said
+        assert ("etrieval was learned from two tasks" in found.drawn()) == said
+
+
+def test_the_table_shows_the_largest_chance_of_unequal_tasks(result):
+    n = json.loads(json.dumps(result.to_dict()))
+    for c in n["cells"] + n["controls"]:
+        c["chance"] = 0.1 + 0.123 * (c["chain"] == 2)
+    assert table.table(n).count("  22.3  ") == 4 * 3 + 2
+    assert table.table(n).count("  10.0  ") == 0
 
 
 def test_saved_whole(result, tmp_path):
@@ -231,12 +265,78 @@ def test_diverged_networks_are_counted_and_left_out(zoo, result):
         wsfast.study(broken)
 
 
+def test_tasks_with_fewer_than_two_usable_networks_are_left_out_and_counted(zoo):
+    """One task that diverged as a whole, one of a single network that did not."""
+    tasks = wsfast.tasks("digits", n=6)
+    more = wsfast.generate("mlp4", tasks, repeats=4, width=24, progress=False)
+    broken = more[(more.labels != 5) | (more.repeats == 0)]
+    broken.parameters["fc1.weight"][broken.labels == 2] = np.nan
+    whole = more[(more.labels != 2) & (more.labels != 5)]
+    mine = {"mine": broken}
+    found, want = (wsfast.study(z, quick=True, controls=mine, progress=False) for z in (broken, whole))
+    n, whole = found.to_dict(), want.to_dict()
+    assert {k: n[k] for k in ("networks", "diverged", "tasks", "tasks_left_out")} == {
+        "networks": 21, "diverged": 4, "tasks": 4, "tasks_left_out": 2
+    }  # fmt: skip
+    assert (whole["tasks"], whole["tasks_left_out"]) == (4, 0)
+    for part in ("cells", "distances", "controls", "informative_controls"):
+        assert n[part] == whole[part]
+    assert n["informative_controls"][0]["tested_tasks"] == 4
+    for text, count in ((found.table(), 1), (want.table(), 0)):
+        assert text.count("tasks left out, with fewer than 2 usable networks: 2") == count
+    assert "tasks left out<b>2</b>" in found.drawn()
+    assert "tasks left out<b>" not in want.drawn()
+
+
+@pytest.mark.parametrize("repeats", [2, 3])
+def test_without_four_networks_a_task_the_split_in_two_is_left_out_and_said(zoo, repeats):
+    found = wsfast.study(zoo[zoo.repeats < repeats], permutations=9, progress=False)
+    n = found.to_dict()
+    said = "A/A control (no task has 4 usable networks)"
+    assert n["skipped"] == [said, "controls with networks of their own"]
+    assert {c["control"] for c in n["controls"]} == {"untrained"}
+    assert {"controls_at_chance", "controls_margin"} <= set(n["verdict"])
+    assert said in found.table()
+    page = found.drawn()
+    assert said in page
+    assert "split at random in two" not in page
+    assert "initial weights carry no task" in page
+
+
+def test_what_always_answering_one_task_would_meet_is_refused(zoo):
+    """Four of seven tested networks are of one task: a classifier that says nothing else errs in 3 / 7."""
+    uneven = zoo[(zoo.repeats < 2) | (zoo.labels == 1)]
+    with pytest.raises(ValueError, match=r"4 of the 7 networks that classification tests are of task 1: always answer"):
+        wsfast.study(uneven, alpha=3 / 7 + 0.001, quick=True, progress=False)
+    assert wsfast.study(uneven, alpha=3 / 7, quick=True, progress=False).to_dict()["tasks"] == 4
+    with pytest.raises(ValueError, match=r"2 of the 4 networks that retrieval tests are of task .* alpha = 0\.6"):
+        wsfast.study(zoo, alpha=0.6, progress=False)
+
+
 def test_the_papers_recipe_runs(zoo):
     n = wsfast.study(zoo, classifier="sgd", permutations=9, progress=False).to_dict()
     assert n["classifier"] == "sgd"
     assert {c["classifier"] for c in n["cells"]} == {"sgd", "cosine"}
     assert {c["classifier"] for c in n["controls"]} == {"sgd"}
     assert n["cells"][0]["permutation_classifier"] == "ridge"
+
+
+def test_the_papers_recipe_reads_grams_as_they_are(zoo, result):
+    """Mean average precision tells kernels apart; what is no classifier's remains that of cosines."""
+    found = wsfast.study(zoo, classifier="sgd", permutations=19, progress=False)
+    n, logistic = found.to_dict(), result.to_dict()
+    plain, scaled = (wsfast.chain_kernel(zoo, chain=3, cosine=cosine) for cosine in (False, True))
+    recipe, shorter = (protocols.retrieval(k, zoo.labels, solver="sgd").extra["map"] for k in (plain, scaled))
+    cells = [c for c in n["cells"] if (c["features"], c["chain"]) == ("chain", 3)]
+    assert cells[1]["map"] == recipe != shorter
+    assert n["controls"][2]["errors"] == split_one_task(plain, zoo.labels, 0, "sgd")[0].errors
+    for own, theirs in zip(n["cells"], logistic["cells"], strict=True):
+        assert own.get("permuted_accuracy") == theirs.get("permuted_accuracy")
+        assert own["classifier"] == "sgd" or own["map"] == pytest.approx(theirs["map"])
+    for own, theirs in zip(n["distances"], logistic["distances"], strict=True):
+        assert own["r2"] == pytest.approx(theirs["r2"])
+        assert own["within"] == pytest.approx(theirs["within"], abs=1e-6)
+    np.testing.assert_allclose(found.kernel, result.kernel, atol=1e-6)
 
 
 def test_imported_networks_can_be_studied(zoo):
@@ -268,6 +368,13 @@ def test_shuffled_labels_establish_nothing(zoo):
     assert n["verdict"]["classification"]["paper_rule"] == "reject"
 
 
+def test_numbers_of_numpy_are_numbers(zoo, tmp_path):
+    options = {"alpha": np.float32(0.05), "permutations": np.int64(3), "seed": np.uint8(2)}
+    wsfast.study(zoo, **options, progress=False).save(tmp_path)
+    n = json.loads((tmp_path / "results.json").read_text())
+    assert (n["alpha"], n["permutations"], n["split_seed"]) == (pytest.approx(0.05), 3, 2)
+
+
 def test_bad_input(zoo):
     for bad in (0, 1, -0.1):
         with pytest.raises(ValueError, match=r"alpha must be in"):
@@ -276,15 +383,19 @@ def test_bad_input(zoo):
         wsfast.study(zoo, classifier="svm")
     with pytest.raises(ValueError, match=r"permutations must be at least 0"):
         wsfast.study(zoo, permutations=-1)
+    with pytest.raises(TypeError, match=r"'float' object cannot be interpreted as an integer"):
+        wsfast.study(zoo, permutations=2.5)
     with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 3"):
         wsfast.study(zoo[zoo.labels < 3], progress=False)
     with pytest.raises(ValueError, match=r"want at least 4 tasks .*, got 1"):
         wsfast.study(zoo[zoo.labels == 2], progress=False)
-    with pytest.raises(ValueError, match=r"A/A control: .* has 3 \(generate more repeats\)"):
-        wsfast.study(zoo[zoo.repeats < 3], quick=True, progress=False)
+    with pytest.raises(ValueError, match=r"want tasks of at least 2 usable networks, got one of each \(generate more"):
+        wsfast.study(zoo[zoo.repeats < 1], progress=False)
     with pytest.raises(TypeError, match=r"control 'mine': want a WeightSet, got list"):
         wsfast.study(zoo, controls={"mine": []}, progress=False)
     with pytest.raises(ValueError, match=r"control 'mine': want at least 2 tasks, got 1"):
         wsfast.study(zoo, controls={"mine": zoo[:10]}, progress=False)
+    with pytest.raises(ValueError, match=r"control 'mine': want tasks of at least 2 usable networks, got one of each"):
+        wsfast.study(zoo, controls={"mine": zoo[zoo.repeats < 1]}, progress=False)
     with pytest.raises(ValueError, match=r"control 'untrained': the name is taken"):
         wsfast.study(zoo, controls={"untrained": zoo}, progress=False)

@@ -8,7 +8,7 @@ import numpy as np
 
 from . import backends
 from .declaration import Network, Parameter
-from .pairs import Kernel, all_pairs
+from .pairs import PairKernel, all_pairs
 from .reference.batchnorm import EPS
 from .weights import WeightSet
 
@@ -141,7 +141,7 @@ def chain_kernel(
         x = gram().chain_factor(weights, row_normalize, column_normalize)
         return gram().near_one(x) if cosine else x
 
-    kernel = Kernel(
+    kernel = PairKernel(
         lambda zoo: _needed(zoo.network, chain, fold_norm),
         lambda zoo, run: [_in_memory(w) for w in _weights(zoo, chain, row_normalize, fold_norm, run)],
         ready,
@@ -244,7 +244,7 @@ def raw_kernel(
 
     _check_sets("raw_kernel", a, a if b is None else b)
     size = 8 * max(z.network.chain(layer)[-1].size for z in (a, a if b is None else b))
-    kernel = Kernel(lambda zoo: zoo.network.chain(layer)[-1:], read, _flat, linear_kernel, size, norm)
+    kernel = PairKernel(lambda zoo: zoo.network.chain(layer)[-1:], read, _flat, linear_kernel, size, norm)
     return all_pairs(a, b, kernel, memory, "cpu", engine, address)
 
 

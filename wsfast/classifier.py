@@ -24,6 +24,11 @@ RUN = 256 << 20  # bytes of chain factors at a time
 PAPER_LR, PAPER_MOMENTUM, PAPER_EPOCHS, PAPER_DECAY_AFTER = 1e-3, 0.9, 10, 6
 
 
+def reads_cosines(solver: str, features: str) -> bool:
+    """Whether a solver's kernel has every network at unit length. The paper's recipe takes Grams as they are."""
+    return solver != "sgd" or features == "raw"  # raw layers have no other kernel
+
+
 class WeightClassifier(ClassifierMixin, BaseEstimator):
     """A linear classifier on vec(G) of a chain (scikit-learn's conventions).
 
@@ -36,7 +41,8 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     - "sgd": the recipe of arXiv 2208.04369, Algorithm 1: softmax regression on the unscaled Gram, batch size 1,
       lr 1e-3, momentum 0.9, 10 epochs, lr x 0.1 after 6, torch's initial weights drawn from `seed` ("raw" and
       "precomputed" start at zero). Followed in N coefficients a class, it is the same trajectory as on the d^2 weights.
-    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; chains only.
+    - "sgd-primal": that recipe on the d^2 weights themselves, in float32; chains only. Of the set, which may be stored
+      and larger than memory, it holds 256 MiB of chain factors at a time and their weights.
 
     backend: of the features and of both "sgd" solvers.
 
@@ -106,8 +112,9 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
         self._check_set(X)
         labels = self._encoded(X, y, len(X))
         a, b = primal_head(factor_shape(X.network, self.chain)[0], len(self.classes_), self.seed)
-        ops = backends.load("head", self.backend)
-        self._keep(*primal_sgd(ops, self._factor(X), labels, a, b, *self._schedule(len(X))))
+        ops, run = backends.load("head", self.backend), self._run(X)
+        schedule = self._schedule(len(X))
+        self._keep(*primal_sgd(ops, lambda rows: self._factor(X[rows]), run, labels, a, b, *schedule))
 
     def _schedule(self, n: int) -> tuple[np.ndarray, np.ndarray, float]:
         """The paper's order of visits, learning rates and momentum."""
@@ -119,6 +126,10 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(f"WeightClassifier: {self.solver} diverged on these weights (use solver='logistic')")
         self.coef_, self.intercept_ = coef, intercept
 
+    def _run(self, zoo: Any) -> int:
+        """How many networks' chain factors are held at a time."""
+        return max(1, RUN // (4 * math.prod(factor_shape(zoo.network, self.chain))))
+
     def _factor(self, zoo: Any) -> np.ndarray:
         return chain_factor(zoo, self.chain, **CHAINS[self.features], backend=self.backend)
 
@@ -129,7 +140,7 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
     def _head(self, zoo: Any, a: np.ndarray) -> np.ndarray:
         """<A_c, G_i> of each network: [N, C], a run of networks at a time."""
         head = backends.load("head", self.backend).head
-        run = max(1, RUN // (4 * math.prod(factor_shape(zoo.network, self.chain))))
+        run = self._run(zoo)
         return np.concatenate([head(self._factor(zoo[i : i + run]), a) for i in range(0, len(zoo), run)])
 
     def decision_function(self, X: Any) -> np.ndarray:
@@ -173,12 +184,15 @@ class WeightClassifier(ClassifierMixin, BaseEstimator):
                 X,
                 None if X is train else train,
                 self.chain,
-                cosine=self.solver != "sgd" or self.features == "raw",
+                cosine=reads_cosines(self.solver, self.features),
                 backend=self.backend,
                 device=backends.home(self.backend),
             )
         if kernel.ndim != 2 or not len(kernel) or not np.isfinite(kernel).all():
-            raise ValueError(f"WeightClassifier: want a finite kernel [m, n], got shape {kernel.shape}")
+            wild = np.count_nonzero(~np.isfinite(kernel))
+            raise ValueError(
+                f"WeightClassifier: want a finite kernel [m, n], got {kernel.shape} with {wild} entries that are not"
+            )
         return kernel
 
     def _check_set(self, X: Any) -> None:

@@ -22,6 +22,8 @@ def split_one_task(
     """
     rng = np.random.default_rng([_SPLIT, seed])
     tasks, used = np.unique(labels), large_enough(labels)
+    if not len(used):
+        raise ValueError(f"A/A control: want a task of at least {A_A_NETWORKS} usable networks (generate more repeats)")
     wrong, tested = [], []
     for task in used:
         own = rng.permutation(np.flatnonzero(labels == task))
@@ -32,13 +34,8 @@ def split_one_task(
 
 
 def large_enough(labels: np.ndarray) -> np.ndarray:
-    """The tasks that can be split in two; ValueError where there is none."""
+    """The tasks that can be split in two."""
     tasks, counts = np.unique(labels, return_counts=True)
-    if counts.max() < A_A_NETWORKS:
-        raise ValueError(
-            f"A/A control: a task needs at least {A_A_NETWORKS} usable networks to be split in two, the largest, task "
-            f"{tasks[counts.argmax()]}, has {counts.max()} (generate more repeats)"
-        )
     return tasks[counts >= A_A_NETWORKS]
 
 

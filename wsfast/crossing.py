@@ -8,13 +8,14 @@ import numpy as np
 
 from . import inference, provenance
 from .chains import chain_shape, feature_kernel
+from .classifier import reads_cosines
 from .events import Progress
 from .protocols import CLASSIFIERS, Outcome, classify, fit, rank, retrieval_split
 from .result import Result
 from .rows import RESAMPLES, counts
 from .seeds import whole_seed
 from .starts import splits, starts
-from .table import TITLES, interval, percent
+from .table import TITLES, chance, interval, percent
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -78,6 +79,7 @@ def cross(
     with Progress("cross", len(chains), "chain", progress) as said:
         for chain in chains:
             options: dict[str, Any] = {"chain": chain, "backend": backend, "device": device}
+            options["cosine"] = reads_cosines(classifier, features)
             kernel = {(key, key): feature_kernel(features, sets[key], **options) for key in SETS}
             kernel["a", "b"] = feature_kernel(features, sets["a"], sets["b"], **options)
             kernel["b", "a"] = kernel["a", "b"].T
@@ -193,7 +195,7 @@ def table(n: dict[str, Any]) -> str:
     lines.append(_row("protocol", "trained", "tested", "chance", [f"chain {c}" for c in chains]))
     for (protocol, tested, trained), family in families(n["cells"]).items():
         said = [f"{percent(c['accuracy'])} {interval(c['ci95'])}" for c in family]
-        lines.append(_row(protocol, trained, tested, percent(family[0]["chance"]), said))
+        lines.append(_row(protocol, trained, tested, chance(family), said))
         if "drop" in family[0]:
             drops = [f"{percent(c['drop'])} (p = {c['p_holm']:.2g})" for c in family]
             lines.append(_row("  drop", "", "", "", drops))

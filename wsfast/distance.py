@@ -63,9 +63,6 @@ def _explained(kernel: np.ndarray, orders: np.ndarray, counts: np.ndarray) -> np
 
 def spread(kernel: np.ndarray, labels: np.ndarray) -> dict[str, list[float]]:
     """Quantiles (5, 25, 50, 75, 95 %) of the cosine distances 1 - K_ij of pairs within and between tasks."""
-    i, j = np.triu_indices(len(labels), 1)
-    distance, same = 1 - kernel[i, j], labels[i] == labels[j]
-    return {
-        "within": np.quantile(distance[same], QUANTILES).tolist(),
-        "between": np.quantile(distance[~same], QUANTILES).tolist(),
-    }
+    same, once = labels[:, None] == labels, np.triu(np.ones(kernel.shape, bool), 1)
+    pairs = {"within": same & once, "between": ~same & once}
+    return {name: np.quantile(1 - kernel[own], QUANTILES, overwrite_input=True).tolist() for name, own in pairs.items()}

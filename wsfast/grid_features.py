@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from .declaration import Network
 from .kernels.numba.gram import linear_kernel
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
 from .pairs import cosines
+from .protocols import Kernel
 from .table import TITLES as KNOWN
 from .weights import WeightSet
 
@@ -49,8 +51,8 @@ def sides(zoo: WeightSet, symmetric: Network) -> Sides:
     return Sides(whole, replace(whole, parameters=free))
 
 
-def kernels(of: Sides, reference: WeightSet, chain: int, device: str = "cpu") -> dict[str, np.ndarray]:
-    """Every row of TITLES: float64 [N, N], all of them cosines.
+def kernels(of: Sides, reference: WeightSet, chain: int, device: str = "cpu") -> dict[str, Kernel]:
+    """Every row of TITLES: float64 [N, N], all of them cosines, of statistics once a training part is named.
 
     raw: the weights W_1 .. W_l of chain l end to end. aligned: the same, units reordered to match the one network of
     `reference` (`wsfast.align`, weight matching on all parameters, fixed ones included). sorted: the same, units of
@@ -67,7 +69,7 @@ def kernels(of: Sides, reference: WeightSet, chain: int, device: str = "cpu") ->
         "raw": _cosines(of.free, chain),
         "aligned": _cosines(reordered(of.free, orders), chain),
         "sorted": _cosines(reordered(of.free, norm_orders(of.free)), chain),
-        "statistics": statistics_kernel(statistics),
+        "statistics": partial(statistics_kernel, statistics),
         "chain": feature_kernel("chain", of.whole, chain=chain, device=device),
         "chain_unit": feature_kernel("chain_unit", of.whole, chain=chain, device=device),
     }

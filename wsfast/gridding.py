@@ -15,7 +15,7 @@ from .events import Progress
 from .generation import generate
 from .grid_expectations import judged
 from .grid_features import kernels, sides
-from .protocols import CLASSIFIERS, Outcome, classification, retrieval
+from .protocols import CLASSIFIERS, Kernel, Outcome, classification, retrieval
 from .recipe import Recipe
 from .reference.interpolate import barrier
 from .result import Result
@@ -78,10 +78,10 @@ def grid(
     aligned; aligned is None where no reordering keeps the function (sigma). Every cell is measured again on a copy with
     each network's hidden units in a random order.
 
-    repeats: networks a task and column. recipe: of all columns; where None the data's with 0.4 of its learning rate.
-    seed: of networks, splits, pairs and orders. device: "cpu" or "cuda", where networks are trained and lines and chain
-    kernels computed; the other features are the CPU's. threads: networks at a time there, all cores where None.
-    Diverged networks are left out.
+    repeats: networks a task and column. classifier: as a study's, always on cosines. recipe: of all columns; where None
+    the data's with 0.4 of its learning rate. seed: of networks, splits, pairs and orders. device: "cpu" or "cuda",
+    where networks are trained and lines and chain kernels computed; the other features are the CPU's. threads: networks
+    at a time there, all cores where None. Diverged networks are left out.
 
     numbers: columns (name, network, networks, diverged, test_accuracy, barrier), cells (column, features, protocol,
     shuffled, n, errors, accuracy, chance, ci95, ...), expectations (says, quantity, value, ci95, verdict). ValueError
@@ -140,7 +140,7 @@ def _usable(name: str, zoo: WeightSet, tasks: int) -> WeightSet:
 
 
 def _cells(
-    column: str, shuffled: bool, rows: dict[str, np.ndarray], labels: np.ndarray, classifier: str, seed: int
+    column: str, shuffled: bool, rows: dict[str, Kernel], labels: np.ndarray, classifier: str, seed: int
 ) -> list[dict[str, Any]]:
     cells = []
     for features, kernel in rows.items():

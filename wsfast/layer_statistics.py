@@ -49,19 +49,16 @@ def parameters_up_to(zoo: WeightSet, chain: int) -> int:
     return count
 
 
-def statistics_kernel(statistics: np.ndarray, others: np.ndarray | None = None) -> np.ndarray:
-    """Cosines of standardised statistics: [Na, P, S] against [Nb, P, S] -> float64 [Na, Nb].
+def statistics_kernel(statistics: np.ndarray, train: np.ndarray) -> np.ndarray:
+    """Cosines of standardised statistics [N, P, S] -> float64 [N, N].
 
-    Each column to mean 0 and deviation 1 over the second set (the training networks; the first where None), without
-    looking at labels; a column that is constant there counts as 0, and so does the cosine of a network at the mean.
+    Each column to mean 0 and deviation 1 over the networks at `train`, positions int [n], without looking at labels; a
+    column that is constant there counts as 0, and so does the cosine of a network at the mean.
     """
-    a, b = (s.reshape(len(s), -1) for s in (statistics, statistics if others is None else others))
-    mean, std = b.mean(axis=0), b.std(axis=0)
-    varies = std > 1e-9 * np.abs(b).max(axis=0)
-    x, y = ((s - mean)[:, varies] / std[varies] for s in (a, b))
-    return _unit(x) @ _unit(y).T
-
-
-def _unit(x: np.ndarray) -> np.ndarray:
+    x = statistics.reshape(len(statistics), -1)
+    mean, std = x[train].mean(axis=0), x[train].std(axis=0)
+    varies = std > 1e-9 * np.abs(x[train]).max(axis=0)
+    x = (x - mean)[:, varies] / std[varies]
     norm = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norm > 0, norm, 1)
+    x /= np.where(norm > 0, norm, 1)
+    return x @ x.T

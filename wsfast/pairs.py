@@ -18,7 +18,7 @@ from .weights import WeightSet
 
 
 @dataclass(frozen=True)
-class Kernel:
+class PairKernel:
     """A kernel of two runs of networks: product(x, y), x = ready(read(zoo, run)), or product(x, None) of one run.
 
     needs: what read takes of a set; size: bytes of one network's weights and features; norm(x): what the product is
@@ -50,7 +50,7 @@ def cosines(block: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:
 def all_pairs(
     a: WeightSet,
     b: WeightSet | None,
-    kernel: Kernel,
+    kernel: PairKernel,
     memory: int | None,
     device: str,
     engine: str,
@@ -103,7 +103,7 @@ def all_pairs(
 
 
 def _on_cluster(
-    a: WeightSet, b: WeightSet | None, kernel: Kernel, memory: int | None, device: str, address: str | None
+    a: WeightSet, b: WeightSet | None, kernel: PairKernel, memory: int | None, device: str, address: str | None
 ) -> np.ndarray:
     """As `all_pairs`, a task a pair of runs."""
     if memory is None:

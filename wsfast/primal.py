@@ -1,5 +1,6 @@
 """The paper's weight classifier on the d x d weights themselves, run through a backend's fused `head`."""
 
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
@@ -28,7 +29,8 @@ def primal_head(d: int, classes: int, seed: int) -> tuple[np.ndarray, np.ndarray
 
 def primal_sgd(
     ops: ModuleType,
-    x: np.ndarray,
+    factor: Callable[[np.ndarray], np.ndarray],
+    run: int,
     labels: np.ndarray,
     a: np.ndarray,
     b: np.ndarray,
@@ -38,17 +40,20 @@ def primal_sgd(
 ) -> tuple[np.ndarray, np.ndarray]:
     """SGD with momentum from (a, b), one network a step, as `reference.classifier.primal_sgd` -> (a [C, d, d], b [C]).
 
-    ops: a backend's gram module; x [N, d, r] chain factors; labels int [N]; order int [epochs, N]; lr [epochs]. Holds
-    three arrays of a's size beside a step's, and no Gram.
+    ops: a backend's gram module; factor: positions [n] -> chain factors [n, d, r], asked for `run` networks at a time,
+    anew in each epoch; labels int [N]; order int [epochs, N]; lr [epochs]. Holds those factors, three arrays of a's
+    size beside a step's, and no Gram.
     """
     a, b = a.copy(), b.copy()
     v_a, v_b = np.zeros_like(a), np.zeros_like(b)
     for rate, epoch in zip(lr.tolist(), order, strict=True):
-        for i in epoch:
-            _, gradient = cross_entropy(ops.head(x[i : i + 1], a) + b, labels[i : i + 1])
-            v_a *= momentum
-            v_a += ops.head_gradient(x[i : i + 1], gradient)
-            v_b = momentum * v_b + gradient[0].astype(b.dtype)
-            a -= rate * v_a
-            b -= rate * v_b
+        for rows in np.split(epoch, range(run, len(epoch), run)):
+            x = factor(rows)
+            for i, row in enumerate(rows):
+                _, gradient = cross_entropy(ops.head(x[i : i + 1], a) + b, labels[row : row + 1])
+                v_a *= momentum
+                v_a += ops.head_gradient(x[i : i + 1], gradient)
+                v_b = momentum * v_b + gradient[0].astype(b.dtype)
+                a -= rate * v_a
+                b -= rate * v_b
     return a, b

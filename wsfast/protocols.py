@@ -1,5 +1,6 @@
 """The paper's two test protocols (arXiv 2208.04369, Algorithm 1) on a precomputed kernel, and a permutation test."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from .ridge import accuracies_on_cluster
 CLASSIFIERS = ("logistic", "ridge", "sgd")  # the first is a study's default
 TRAIN_SHARE, QUERY_SHARE = 0.6, 0.2
 _CLASSIFICATION, _RETRIEVAL, _PERMUTATION = range(3)  # each draws from a stream of its own
+Kernel = np.ndarray | Callable[[np.ndarray], np.ndarray]  # [N, N], or what gives it from the training positions [n]
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,15 @@ def classifier(solver: str, seed: int) -> WeightClassifier:
     return WeightClassifier(features="precomputed", solver=solver, seed=seed)
 
 
-def classification(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
-    """Train on 60 % of every task's networks, test on the rest. kernel [N, N], labels int [N]."""
+def seen_from(kernel: Kernel, train: np.ndarray) -> np.ndarray:
+    """The kernel [N, N] of features that the networks at `train` scale, if any do."""
+    return kernel(train) if callable(kernel) else kernel
+
+
+def classification(kernel: Kernel, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
+    """Train on 60 % of every task's networks, test on the rest. labels int [N]."""
     train, test = classification_split(labels, seed)
+    kernel = seen_from(kernel, train)
     return classify(fit(kernel, labels, train, seed, solver), kernel[:, train], labels, test)
 
 
@@ -143,7 +151,7 @@ def permutation_test(
     }
 
 
-def retrieval(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
+def retrieval(kernel: Kernel, labels: np.ndarray, seed: int = 0, solver: str = CLASSIFIERS[0]) -> Outcome:
     """Rank the gallery of unseen tasks for each query.
 
     solver: cosine between the logits of a classifier (one of CLASSIFIERS) trained on the other tasks; or "cosine": the
@@ -151,6 +159,7 @@ def retrieval(kernel: np.ndarray, labels: np.ndarray, seed: int = 0, solver: str
     rank10, map.
     """
     train, query, gallery = retrieval_split(labels, seed)
+    kernel = seen_from(kernel, train)
     if solver == "cosine":
         norm = np.sqrt(np.diag(kernel))
         similarity = cosines(kernel[np.ix_(query, gallery)], norm[query], norm[gallery])

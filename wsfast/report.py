@@ -4,7 +4,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from . import figures
-from .table import TITLES, lacking
+from .table import ENOUGH_TASKS, TITLES, TWO_TRAINED, lacking
 
 if TYPE_CHECKING:
     from .studying import StudyResult
@@ -71,6 +71,10 @@ PERCENT = {
     "r2",
     "r2_chance",
 }
+CONTROLS = {
+    "A/A": "A/A: one task's networks split at random in two must not be told apart.",
+    "untrained": "Untrained: initial weights carry no task.",
+}
 RESULTS = ("cells", "distances", "controls", "informative_controls", "verdict")
 
 
@@ -90,8 +94,8 @@ def report_html(result: "StudyResult") -> str:
         "1 − α. Dotted: chance. Above: the same, enlarged; what lies lower is seen below only.</p>",
         "<h2>Controls</h2>",
         f"<div class=wide>{figures.controls(n['controls'], 'controls')}</div>",
-        "<p class=note>A/A: one task's networks split at random in two must not be told apart. Untrained: initial "
-        "weights carry no task. Both belong on the dotted line.</p>",
+        f"<p class=note>{' '.join(CONTROLS[name] for name in dict.fromkeys(c['control'] for c in n['controls']))} "
+        "They belong on the dotted line.</p>",
         *_informative(n),
         "<h2>Distances within and between tasks</h2>",
         f"<div class=wide>{figures.distances(result)}</div>",
@@ -146,7 +150,8 @@ HOW_TO_READ = (
     "<p>PERMANOVA: R² is the share of the squared distances between networks that lies between tasks, and p how often "
     "shuffled labels reach it; tasks that differ in spread alone can do it, too, above all with unequal numbers of "
     "networks. Layer statistics are moments and quantiles of each layer's weights and biases, up to "
-    "that layer: what they find needs no comparison of weights at all.</p>",
+    "that layer, standardised over the training networks (for distances, over all): what they find needs no comparison "
+    "of weights at all.</p>",
 )
 ASKS = {
     "classification": "new networks of the tasks the classifier was trained on",
@@ -177,6 +182,8 @@ def _verdict(n: dict[str, Any]) -> str:
         else "something other than the task separates networks; do not trust the verdict."
     )
     lines.append(f"<p>{_badge(v['controls_at_chance'], 'at chance', 'not at chance')} <b>controls</b>: {said}</p>")
+    if n["tasks"] < ENOUGH_TASKS:
+        lines.append(f"<p>{TWO_TRAINED.capitalize()}.</p>")
     if n["skipped"]:
         lines.append(f"<p>Not computed in this study: {', '.join(n['skipped'])}.</p>")
     return "".join(lines)
@@ -207,6 +214,8 @@ def _facts(n: dict[str, Any]) -> str:
         "tasks × repeats": f"{n['tasks']} × {n['repeats']}",
         "diverged": n["diverged"],
     }
+    if n["tasks_left_out"]:
+        facts["tasks left out"] = n["tasks_left_out"]
     if n["train_accuracy"]:
         facts["train accuracy, mean (min)"] = "{mean:.1%} ({min:.1%})".format(**n["train_accuracy"])
     if n["timing"]["networks_per_s"]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from . import inference
 from .controls import chance_verdict
-from .protocols import Outcome, classification, retrieval
+from .protocols import Kernel, Outcome, classification, retrieval
 from .table import families
 
 LEVEL = 0.05  # of every test; alpha is the size of error that is tested
@@ -30,7 +30,7 @@ class Plan:
 
 
 def protocol_row(
-    kernel: np.ndarray, labels: np.ndarray, protocol: str, solver: str, plan: Plan, seeds: range
+    kernel: Kernel, labels: np.ndarray, protocol: str, solver: str, plan: Plan, seeds: range
 ) -> tuple[dict[str, Any], np.ndarray | None]:
     """One protocol's counts and what they allow one to say, and its CMC where it ranks."""
     run = classification if protocol == "classification" else retrieval

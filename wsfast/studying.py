@@ -3,20 +3,31 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import product
+from operator import index
 from typing import Any
 
 import numpy as np
 
 from . import cluster, provenance
 from .chains import feature_kernel, features_of
-from .controls import against_chance, large_enough, split_one_task
+from .classifier import reads_cosines
+from .controls import A_A_NETWORKS, against_chance, large_enough, split_one_task
 from .distance import permanova, spread
 from .events import Progress
 from .initial import untrained
 from .layer_statistics import layer_statistics, parameters_up_to, statistics_kernel
-from .protocols import CLASSIFIERS, classification, classification_split, permutation_test, retrieval_split
+from .pairs import cosines
+from .protocols import (
+    CLASSIFIERS,
+    Kernel,
+    classification,
+    classification_split,
+    permutation_test,
+    retrieval_split,
+    seen_from,
+)
 from .published import add_published
 from .result import Result
 from .rows import LEVEL, RESAMPLES, SPLIT_SEEDS, Plan, control_row, correct, protocol_row, verdict
@@ -52,20 +63,20 @@ class StudyResult(Result):
 
 
 class _Features:
-    """The N x N kernels of a set, one at a time."""
+    """The N x N kernels of a set as a classifier reads them, one at a time."""
 
-    def __init__(self, zoo: WeightSet, backend: str | None, device: str, memory: int | None, **engine: Any) -> None:
-        self.zoo = zoo
-        self.where: dict[str, Any] = {"backend": backend, "device": device, "memory": memory, **engine}
+    def __init__(self, zoo: WeightSet, classifier: str, **where: Any) -> None:
+        self.zoo, self.classifier, self.where = zoo, classifier, where
 
     @cached_property
     def statistics(self) -> np.ndarray:
         return layer_statistics(self.zoo)
 
-    def kernel(self, features: str, chain: int) -> np.ndarray:
+    def kernel(self, features: str, chain: int) -> Kernel:
         if features == "statistics":
-            return statistics_kernel(self.statistics[:, : parameters_up_to(self.zoo, chain)])
-        return feature_kernel(features, self.zoo, chain=chain, **self.where)
+            return partial(statistics_kernel, self.statistics[:, : parameters_up_to(self.zoo, chain)])
+        cosine = reads_cosines(self.classifier, features)
+        return feature_kernel(features, self.zoo, chain=chain, cosine=cosine, **self.where)
 
 
 def study(
@@ -87,24 +98,32 @@ def study(
     """Do networks of one task have similar weights, across seeds? Hypothesis-training-testing (arXiv 2208.04369).
 
     For every chain and every feature (chain Gram; of unit columns; with BatchNorm folded in, where the network has it;
-    raw layer; per-layer statistics): classification within tasks and retrieval on unseen tasks, learned and by plain
-    cosine, with exact intervals and p-values, intervals by resampling tasks and PERMANOVA on the distances; for the
-    chain Gram and for plain cosine, the spread over 5 split seeds. Controls: A/A and untrained networks, which must be
-    at chance.
+    raw layer; per-layer statistics, standardised over the training part, for distances over all networks):
+    classification within tasks and retrieval on unseen tasks, learned and by plain cosine, with exact intervals and
+    p-values, intervals by resampling tasks and PERMANOVA on the distances; for the chain Gram and for plain cosine, the
+    spread over 5 split seeds. Controls: A/A and untrained networks, which must be at chance.
 
     alpha: the error below which the paper accepts. classifier: "logistic" (penalty by cross-validation within the
-    training networks), "ridge", or "sgd" for the paper's recipe. permutations: shuffled labelings for PERMANOVA and for
+    training networks), "ridge", or "sgd" for the paper's recipe, from zero weights and on Grams as they are where the
+    others read them at unit length. permutations: shuffled labelings for PERMANOVA and for
     the chain cells' classification, there by ridge, trained anew for each. controls: name -> weight set whose tasks are
     classified beside the others, to see what the features read (made with TaskSet.regrouped or TaskSet.shuffled);
     nothing is demanded of them. quick: one split seed, no permutations, no resampling. seed: the first of the splits.
     backend, device, memory (bytes for weights in hand, half of what is free where None): of the features, as
     chain_kernel; a stored set may be larger than memory. engine, address: as generate, of the features' kernels and of
-    the ridge classifiers' shuffled labelings. Diverged networks are left out and counted.
+    the ridge classifiers' shuffled labelings. Diverged networks are left out and counted, and so are tasks with fewer
+    than two usable ones; the A/A control is skipped where no task has four.
 
-    ValueError for sets with too few tasks or networks, or an alpha outside (0, 1).
+    Networks must come from runs of their own: a copy, or another moment of one run, is found by its very weights. Of
+    four tasks retrieval learns two, too few to rank by: take five or more.
+
+    ValueError for sets with too few tasks or networks, an alpha outside (0, 1), or one that always answering a single
+    task would meet.
     """
     start = time.perf_counter()
-    good = usable("study", zoo)
+    alpha, permutations, seed = float(alpha), index(permutations), index(seed)  # NumPy's numbers are not JSON's
+    finite = usable("study", zoo)
+    good = _in_company("study", finite)
     check(good.labels, alpha, classifier, permutations, seed)
     if not zoo.network.chains:
         raise ValueError(f"study: {zoo.network.name} declares no chain")
@@ -120,8 +139,9 @@ def study(
     steps = (len(asked) + 1) * len(chains) + sum(len(other.network.chains) for other in others.values())
     cluster.checked("study", engine, address)
     machines: dict[str, Any] = {"engine": engine, "address": address}
+    features_at: dict[str, Any] = {"backend": backend, "device": device, "memory": memory, **machines}
     with Progress("study", steps, "kernel", progress) as said:
-        of = _Features(good, backend, device, memory, **machines)
+        of = _Features(good, classifier, **features_at)
         for features, chain in product(asked, chains):
             k = of.kernel(features, chain)
             where = {"features": features, "chain": chain}
@@ -132,20 +152,25 @@ def study(
                 own.append(where | row)
                 if curve is not None:
                     curves[features, chain, solver] = curve
-            distances.append(where | permanova(k, good.labels, plan.permutations, seed) | spread(k, good.labels))
+            every = seen_from(k, np.arange(len(good)))
+            norm = np.sqrt(np.diag(every))
+            cosine = every if reads_cosines(classifier, features) else cosines(every, norm, norm)
+            distances.append(where | permanova(cosine, good.labels, plan.permutations, seed))
+            distances[-1] |= spread(cosine, good.labels)
             if features == "chain":
                 if plan.permutations:
-                    own[0] |= permutation_test(k, good.labels, plan.permutations, seed, **machines)
-                halves, left_out = split_one_task(k, good.labels, seed, classifier)
-                must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
-                must[-1]["tasks_left_out"] = left_out
+                    own[0] |= permutation_test(cosine, good.labels, plan.permutations, seed, **machines)
+                if len(large_enough(good.labels)):
+                    halves, left_out = split_one_task(every, good.labels, seed, classifier)
+                    must.append(control_row("A/A", chain, halves, plan) | against_chance(halves))
+                    must[-1]["tasks_left_out"] = left_out
                 if chain == middle:
-                    kernel = k
+                    kernel = cosine
             cells += own
             said.advance()
             said.finished(features=TITLES[features], chain=chain)
         for name, other in {"untrained": untrained(good), **others}.items():
-            of = _Features(other, backend, device, memory, **machines)
+            of = _Features(other, classifier, **features_at)
             for chain in range(1, len(other.network.chains) + 1):
                 found = classification(of.kernel("chain", chain), other.labels, seed, classifier)
                 row = control_row(name, chain, found, plan)
@@ -158,7 +183,7 @@ def study(
     correct(cells, alpha)
     add_published(cells, zoo.network.name, zoo.info.get("data", "unknown"))
     numbers = {
-        **_about(zoo, good, plan, others, time.perf_counter() - start),
+        **_about(zoo, finite, good, plan, others, time.perf_counter() - start),
         "cells": cells,
         "distances": distances,
         "controls": must,
@@ -176,27 +201,45 @@ def check(labels: np.ndarray, alpha: float, classifier: str, permutations: int, 
         raise ValueError(f"study: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if permutations < 0:
         raise ValueError(f"study: permutations must be at least 0, got {permutations}")
-    retrieval_split(labels, whole_seed("study", seed))
-    classification_split(labels, seed)
-    large_enough(labels)
+    _, query, _ = retrieval_split(labels, whole_seed("study", seed))
+    _, test = classification_split(labels, seed)
+    for protocol, asked in (("classification", labels[test]), ("retrieval", labels[query])):
+        tasks, counts = np.unique(asked, return_counts=True)
+        if (len(asked) - counts.max()) / len(asked) < alpha:
+            raise ValueError(
+                f"study: {counts.max()} of the {len(asked)} networks that {protocol} tests are of task "
+                f"{tasks[counts.argmax()]}: always answering it errs less than alpha = {alpha:g} (want tasks of more "
+                "equal size, more of them, or a smaller alpha)"
+            )
+
+
+def _in_company(what: str, zoo: WeightSet) -> WeightSet:
+    """The set without tasks of which it has one network only; ValueError where no other is left."""
+    _, task, counts = np.unique(zoo.labels, return_inverse=True, return_counts=True)
+    kept = counts[task] > 1
+    if not kept.any():
+        raise ValueError(f"{what}: want tasks of at least 2 usable networks, got one of each (generate more repeats)")
+    return zoo if kept.all() else zoo[kept]
 
 
 def _control_set(name: str, zoo: WeightSet) -> WeightSet:
     if name in ("A/A", "untrained"):
         raise ValueError(f"study: control {name!r}: the name is taken (choose another)")
-    good = usable(f"study: control {name!r}", zoo)
+    what = f"study: control {name!r}"
+    good = _in_company(what, usable(what, zoo))
     tasks = np.unique(good.labels)
     if len(tasks) < 2:
-        raise ValueError(f"study: control {name!r}: want at least 2 tasks, got {len(tasks)}")
+        raise ValueError(f"{what}: want at least 2 tasks, got {len(tasks)}")
     return good
 
 
-def _skipped(plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:
+def _skipped(good: WeightSet, plan: Plan, others: Mapping[str, WeightSet]) -> list[str]:
     """The parts of a study that were left out, in words."""
     parts = {
         "permutation tests": plan.permutations,
         "further split seeds": len(plan.seeds) > 1,
         "bootstrap by task": plan.resamples,
+        f"A/A control (no task has {A_A_NETWORKS} usable networks)": len(large_enough(good.labels)),
         "controls with networks of their own": others,
     }
     return [name for name, done in parts.items() if not done]
@@ -208,9 +251,10 @@ def _train_accuracy(good: WeightSet) -> dict[str, float] | None:
 
 
 def _about(
-    zoo: WeightSet, good: WeightSet, plan: Plan, others: Mapping[str, WeightSet], seconds: float
+    zoo: WeightSet, finite: WeightSet, good: WeightSet, plan: Plan, others: Mapping[str, WeightSet], seconds: float
 ) -> dict[str, Any]:
     info, networks = zoo.info, np.unique(zoo.labels, return_counts=True)[1]
+    tasks = len(np.unique(good.labels))
     generate_s = info.get("generate_s", 0.0)
     controls_s = sum(z.info.get("generate_s", 0.0) for z in others.values())
     made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
@@ -221,8 +265,9 @@ def _about(
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in zoo.network.options.items()},
         "data": info.get("data", "unknown"),
         "networks": len(zoo),
-        "diverged": len(zoo) - len(good),
-        "tasks": len(networks),
+        "diverged": len(zoo) - len(finite),
+        "tasks": tasks,
+        "tasks_left_out": len(networks) - tasks,
         "repeats": int(networks.max()),
         "seed": info.get("seed"),
         "split_seed": plan.seeds[0],
@@ -230,7 +275,7 @@ def _about(
         "level": LEVEL,
         "classifier": plan.classifier,
         "permutations": plan.permutations,
-        "skipped": _skipped(plan, others),
+        "skipped": _skipped(good, plan, others),
         "backend": info.get("backend", "unknown"),
         "precision": info.get("precision", "unknown"),
         **made,

@@ -7,6 +7,8 @@ from . import chains
 from .inference import MOST_NETWORKS
 
 TITLES = {**chains.TITLES, "statistics": "layer statistics"}
+ENOUGH_TASKS = 5  # three train for retrieval
+TWO_TRAINED = "retrieval was learned from two tasks, whose logits lie on a line and rank little: take 5 or more"
 
 
 def families(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list[dict[str, Any]]]:
@@ -20,14 +22,16 @@ def families(cells: Sequence[dict[str, Any]]) -> dict[tuple[str, str, str], list
 def table(n: dict[str, Any]) -> str:
     """results.json as text: a row per feature and protocol, a column per chain, then controls and verdict."""
     numbers = sorted({c["chain"] for c in n["cells"]})
+    too_small = f"tasks left out, with fewer than 2 usable networks: {n['tasks_left_out']}"
     lines = [
         f"{n['networks']} x {n['network']} on {n['data']}: {n['tasks']} tasks x {n['repeats']} repeats, "
         f"seed {n['seed']}, {n['diverged']} diverged and left out; {n['backend']} {n['precision']}",
+        *([too_small] if n["tasks_left_out"] else []),
         "",
         _row("features", "protocol", "classifier", "chance", [f"chain {c}   " for c in numbers]),
     ]
     for (features, protocol, solver), family in families(n["cells"]).items():
-        lines.append(_row(TITLES[features], protocol, solver, percent(family[0]["chance"]), map(_accuracy, family)))
+        lines.append(_row(TITLES[features], protocol, solver, chance(family), map(_accuracy, family)))
         if any("published" in c for c in family):
             lines.append(_row("  published", "", "", "", map(_published, family)))
         if features == "chain" and solver != "cosine":  # the verdict's cells; results.json has these for all
@@ -38,13 +42,12 @@ def table(n: dict[str, Any]) -> str:
                 lines.append(_row(f"  {seeds} splits, mean", "", "", "", map(_over_seeds, family)))
     for features in dict.fromkeys(d["features"] for d in n["distances"]):
         family = [d for d in n["distances"] if d["features"] == features]
-        chance = percent(family[0]["r2_chance"])
-        lines.append(_row(TITLES[features], "PERMANOVA R2", "", chance, map(_permanova, family)))
+        by_chance = percent(family[0]["r2_chance"])
+        lines.append(_row(TITLES[features], "PERMANOVA R2", "", by_chance, map(_permanova, family)))
     for kind, rows in (("control", n["controls"]), ("reads", n["informative_controls"])):
         for name in dict.fromkeys(c["control"] for c in rows):
             family = [c for c in rows if c["control"] == name]
-            chance = percent(family[0]["chance"])
-            lines.append(_row(f"{kind}: {name}", "", family[0]["classifier"], chance, map(_accuracy, family)))
+            lines.append(_row(f"{kind}: {name}", "", family[0]["classifier"], chance(family), map(_accuracy, family)))
     lines += [
         "",
         "accuracy or R2 in % [exact 95 % interval]; * an error below alpha is established (Holm over the chains)",
@@ -60,7 +63,9 @@ def table(n: dict[str, Any]) -> str:
         )
         if not v["established"]:
             lines.append(f"  {lacking(v)}")
-    lines.append(f"controls: {_chance(n['verdict'])}")
+    if n["tasks"] < ENOUGH_TASKS:
+        lines.append(TWO_TRAINED)
+    lines.append(f"controls: {_controls(n['verdict'])}")
     return "\n".join(lines + ([f"skipped: {', '.join(n['skipped'])}"] if n["skipped"] else []))
 
 
@@ -71,7 +76,7 @@ def lacking(verdict: dict[str, Any]) -> str:
     return f"{able} could establish it at this error rate"
 
 
-def _chance(verdict: dict[str, Any]) -> str:
+def _controls(verdict: dict[str, Any]) -> str:
     if not verdict["controls_at_chance"]:
         return "NOT all at chance: do not trust the verdict"
     return f"no difference from chance; more than {100 * verdict['controls_margin']:.1f} points are excluded (95 %)"
@@ -80,6 +85,11 @@ def _chance(verdict: dict[str, Any]) -> str:
 def _row(features: str, protocol: str, classifier: str, chance: str, values: Any) -> str:
     title = f"{features:<20} {protocol:<15}" if protocol else f"{features:<36}"
     return f"{title} {classifier:<10} {chance:>6} " + "".join(f"{v:>23}" for v in values)
+
+
+def chance(family: Sequence[dict[str, Any]]) -> str:
+    """The largest over the chains: where tasks are of unequal size it is each chain's own."""
+    return percent(max(c["chance"] for c in family))
 
 
 def percent(share: float) -> str:
