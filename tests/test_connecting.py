@@ -160,6 +160,26 @@ def test_on_the_command_line(zoo, tmp_path, capsys):
     assert "backend numba runs on cpu, not on cuda" in capsys.readouterr().err
 
 
+def test_an_imported_set_on_the_command_line(zoo, result, tmp_path, capsys):
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(i) for i in range(len(zoo))], zoo.labels)
+    imported.save(tmp_path / "zoo")
+    command = ["connectivity", str(tmp_path / "zoo"), "--pairs", "5", "--points", "5", "--json"]
+    assert cli.main(command) == 2
+    assert "connectivity: the set was trained on 'imported', which no loader has" in capsys.readouterr().err
+    assert cli.main([*command, "--data", "digits"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["data"], found["tasks"]) == ("digits", 4)
+    want = {(r["split"], r["measure"]): r for r in result.numbers["lines"] if r["line"] == "naive"}
+    for row in found["lines"]:
+        if row["line"] == "naive":
+            assert row["curve"] == want[row["split"], row["measure"]]["curve"]
+    assert cli.main([*command, "--data", "faker_surnames"]) == 2
+    assert (
+        "the set takes (64,), has 2 classes and labels up to 3, tasks of faker_surnames are ("
+        in capsys.readouterr().err
+    )
+
+
 def test_networks_without_symmetries_are_not_aligned(four_tasks, tmp_path, capsys):
     recipe = wsfast.Recipe(lr=0.1, batch_size=32, epochs=1, decay_epochs=())
     zoo = wsfast.generate("mlp4-sigma", four_tasks, repeats=2, width=8, recipe=recipe, progress=False)
@@ -189,7 +209,7 @@ def test_bad_input(zoo, four_tasks):
     imported = wsfast.WeightSet.from_torch([zoo.to_torch(0), zoo.to_torch(1)], labels=[4, 4])
     small = wsfast.WeightSet.from_arrays([np.ones((2, 3, 4)), np.ones((2, 4, 2))])
     for wrong, message in (
-        ({"zoo": imported, "tasks": None}, r"the set was not generated, want its tasks \(tasks=, label i"),
+        ({"zoo": imported, "tasks": None}, r"trained on 'imported', which no loader has: want its tasks, label i is"),
         ({"zoo": imported}, r"has 2 classes and labels up to 4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
         ({"zoo": small}, r"the set takes \(3,\), has 2 classes"),
         ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),

@@ -244,9 +244,26 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "holds no weight set" in capsys.readouterr().err
 
 
-def test_bad_input(zoo, inputs, tmp_path):
-    from wsfast.converging import stored_inputs
+def test_an_imported_set_on_the_command_line(zoo, tmp_path, capsys):
+    """To it the images are pixels in a row."""
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(i) for i in range(40)], zoo.labels)
+    assert (zoo.network.input_shape, imported.network.input_shape) == ((1, 8, 8), (64,))
+    found = []
+    for name, each in (("own", zoo), ("imported", imported)):
+        each.save(tmp_path / name)
+        out = ["--out", str(tmp_path / "run"), "--json", "--pairs", "3", "--samples", "40"]
+        assert cli.main(["converge", str(tmp_path / name), *out, "--data", "digits"]) == 0
+        found.append([r for r in json.loads(capsys.readouterr().out)["rows"] if r["pairs"] != "untrained"])
+    assert len(found[0]) == len(found[1]) == 9
+    for own, other in zip(*found, strict=True):
+        assert other | {"layer": own["layer"]} == own
+    assert cli.main(["converge", str(tmp_path / "imported"), *out]) == 2
+    assert "converge: the set was trained on 'imported', which no loader has" in capsys.readouterr().err
+    assert cli.main(["converge", str(tmp_path / "own"), *out, "--data", "faker_surnames"]) == 2
+    assert "converge: the set was trained on other data than these 4 tasks of faker_surnames" in capsys.readouterr().err
 
+
+def test_bad_input(zoo, inputs):
     with pytest.raises(ValueError, match=r"pairs must be at least 1, got 0"):
         wsfast.convergence(zoo, inputs, pairs=0)
     with pytest.raises(ValueError, match=r"clusters must be at least 2, got 1"):
@@ -259,6 +276,3 @@ def test_bad_input(zoo, inputs, tmp_path):
         wsfast.convergence(zoo, np.full((3, 1, 8, 8), np.nan))
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):
         wsfast.convergence(zoo, np.ones((3, 64)))
-    zoo.save(tmp_path / "imported")
-    with pytest.raises(ValueError, match=r"imported was not generated, its data is not known"):
-        stored_inputs(tmp_path / "imported")

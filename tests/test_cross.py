@@ -101,6 +101,21 @@ def test_networks_of_one_start_are_on_one_side(zoo):
         wsfast.cross(*(zoo[np.isin(zoo.repeats, own)] for own in ([0, 1], [0, 9])))
 
 
+def test_other_data_of_the_same_names_is_said(zoo, other, result, tmp_path):
+    said = "trained on different data under the same names"
+    assert result.numbers["same_data"] is True
+    assert said not in result.table()
+    few = wsfast.tasks("digits", n=4, test_fraction=0.5)
+    strange = wsfast.generate("mlp4", few, repeats=9, seed=1, width=24, progress=False, out=tmp_path / "set")
+    found = wsfast.cross(zoo, tmp_path / "set", progress=False)
+    assert found.numbers["same_data"] is False
+    assert said in found.table()
+    imported = wsfast.WeightSet.from_torch([strange.to_torch(i) for i in range(36)], strange.labels)
+    found = wsfast.cross(zoo, replace(imported, task_names=zoo.task_names), progress=False)
+    assert found.numbers["same_data"] is None
+    assert "is not known" in found.table()
+
+
 def test_retrieval_trains_and_ranks_on_other_tasks(zoo, noisy):
     """The classifier of a has seen none of the tasks that b's networks are looked for in."""
     c = cells(wsfast.cross(zoo, noisy, classifier="ridge", progress=False))[2, "retrieval", "a", "b"]

@@ -162,10 +162,12 @@ def test_bad_input(zoos, four_tasks):
     other = wsfast.generate("mlp4", four_tasks, repeats=1, width=13, progress=False)
     fewer = wsfast.generate("mlp4", wsfast.tasks("digits", n=2), repeats=1, width=12, progress=False)
     imported = wsfast.WeightSet.from_torch([zoos[0].to_torch(i) for i in range(3)], [0, 1, 2])
+    half = wsfast.generate("mlp4", wsfast.tasks("digits", n=4, test_fraction=0.5), repeats=1, width=12, progress=False)
     for given, target, message in (
         ([], None, r"want at least one weight set, got none"),
         ([zoos[0], other], None, r"want sets of one declaration, set 0 has mlp4 .*, set 1 mlp4 of 1,237 trained"),
         ([zoos[0], fewer], None, r"want sets of the same tasks, set 0 has 4 of digits, set 1 2 of digits"),
+        ([zoos[0], half], None, r"sets 0 and 1 were trained on different data under the same name"),
         (imported, None, r"set 0 has no record of test accuracies \(target="),
         (zoos[0][:20], None, r"want at least 50 usable networks, got 20"),
         (zoos, np.zeros(112), r"the target of all networks is 0 \(vary learning rate"),

@@ -34,13 +34,16 @@ def activations(
 ) -> dict[str, np.ndarray]:
     """Every network's activations of every layer of `hidden_outputs`: name -> float32 [N, units, M].
 
-    inputs: what a network takes, [samples, *input_shape], or a list of such arrays (names of one length each). M runs
-    over samples, and over the positions of images and the steps of names; evenly spaced ones are taken where there are
-    more than `columns`. ValueError for inputs of another shape or not finite.
+    inputs: what a network takes, [samples, *input_shape] (of images also where that is their pixels in a row), or a
+    list of such arrays (names of one length each). M runs over samples, and over the positions of images and the steps
+    of names; evenly spaced ones are taken where there are more than `columns`. ValueError for inputs of another shape
+    or not finite.
     """
     batches = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
     shape = zoo.network.input_shape
     free = len(shape) == 2  # a name's steps are its own
+    if len(shape) == 1:
+        batches = [batch.reshape(len(batch), -1) if batch.ndim > 2 and batch.size else batch for batch in batches]
     for batch in batches:
         if batch.ndim != len(shape) + 1 or batch.shape[1 + free :] != shape[free:] or not len(batch):
             raise ValueError(f"inputs must be [samples, {', '.join(map(str, shape))}], got {list(batch.shape)}")

@@ -88,7 +88,8 @@ def parser() -> argparse.ArgumentParser:
         help="loss on straight lines between the networks of a task, as they came and aligned by weight matching",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    connect.add_argument("zoo", help="folder of a generated weight set")
+    connect.add_argument("zoo", help="folder of a stored weight set")
+    _add_data_of(connect)
     connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
     connect.add_argument("--points", type=int, default=25, help="on a line")
     connect.add_argument("--seed", type=int, default=0, help="of the pairs")
@@ -109,7 +110,8 @@ def parser() -> argparse.ArgumentParser:
         help="do hidden units of two networks answer alike? matches over the data a stored set was trained on",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    converge.add_argument("zoo", help="folder of a generated weight set")
+    converge.add_argument("zoo", help="folder of a stored weight set")
+    _add_data_of(converge)
     converge.add_argument("--pairs", type=int, default=200, help="of networks, of each kind")
     converge.add_argument("--samples", type=int, default=512, help="test samples that all networks answer")
     converge.add_argument("--clusters", type=int, help="groups of units (default: a fourth of the units)")
@@ -163,6 +165,12 @@ def _add_log(command: argparse.ArgumentParser, default: Any) -> None:
     command.add_argument(
         "--log-json", metavar="FILE", default=default, help="append events to it, one JSON object a line"
     )
+
+
+def _add_data_of(command: argparse.ArgumentParser) -> None:
+    """What an imported set was trained on; a generated one knows."""
+    known = ", ".join(LOADERS)
+    command.add_argument("--data", help=f"what an imported set was trained on, label i its i-th task: one of {known}")
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:

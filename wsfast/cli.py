@@ -198,6 +198,15 @@ def _cross(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tasks_of(zoo: Any, args: argparse.Namespace) -> Any:
+    """What a stored set was trained on: --data, or what it says itself."""
+    from . import tasks
+    from .trained_on import trained_on
+
+    named = args.data and tasks(args.data, n=len(zoo.task_names), root=args.data_root)
+    return trained_on(args.command, zoo, named, args.data_root)
+
+
 def _connectivity(args: argparse.Namespace) -> int:
     from . import WeightSet, align, connectivity
     from .files import writable_folder
@@ -206,7 +215,7 @@ def _connectivity(args: argparse.Namespace) -> int:
     options = {name: getattr(args, name) for name in ("pairs", "points", "seed", "backend", "device")}
     if zoo.network.groups:  # else no order of units is a symmetry
         options["align"] = lambda zoo, to: align(zoo, to).zoo
-    result = connectivity(zoo, root=args.data_root, **options)
+    result = connectivity(zoo, _tasks_of(zoo, args), **options)
     if out:
         result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
@@ -222,11 +231,12 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _converge(args: argparse.Namespace) -> int:
-    from .converging import convergence, stored_inputs
+    from . import WeightSet
+    from .converging import convergence, sample_inputs
     from .files import writable_folder
 
-    out = writable_folder(args.out or f"runs/{Path(args.zoo).name}")
-    zoo, inputs = stored_inputs(args.zoo, args.samples, args.seed, args.data_root)
+    out, zoo = writable_folder(args.out or f"runs/{Path(args.zoo).name}"), WeightSet.open(args.zoo)
+    inputs = sample_inputs(_tasks_of(zoo, args), args.samples, args.seed)
     options = {name: getattr(args, name) for name in ("pairs", "clusters", "seed", "backend", "device")}
     result = convergence(zoo, inputs, **options)
     report = result.save(out)

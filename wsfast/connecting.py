@@ -20,7 +20,7 @@ from .reference.interpolate import barrier, monotonicity
 from .result import Result
 from .seeds import whole_seed
 from .taskset import TaskSet
-from .taskset import tasks as named_tasks
+from .trained_on import trained_on
 from .weights import WeightSet, usable
 
 SCHEMA = 1
@@ -129,11 +129,8 @@ def connectivity(
 
 def _tasks(zoo: WeightSet, tasks: TaskSet | None, root: str | Path | None) -> TaskSet:
     """What the set was trained on, checked."""
-    generated = "seed" in zoo.info
-    if tasks is None and not generated:
-        raise ValueError("connectivity: the set was not generated, want its tasks (tasks=, label i is tasks[i])")
-    tasks = named_tasks(zoo.info["data"], n=len(zoo.task_names), root=root) if tasks is None else tasks
-    if generated and list(zoo.task_names) != tasks.names:
+    tasks = trained_on("connectivity", zoo, root=root) if tasks is None else tasks
+    if "seed" in zoo.info and list(zoo.task_names) != tasks.names:
         raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
     net, flat = zoo.network, (int(np.prod(tasks.shape)),)
     if net.input_shape not in (tasks.shape, flat) or net.classes != tasks.classes or zoo.labels.max() >= len(tasks):

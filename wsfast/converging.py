@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,10 @@ from . import backends, provenance
 from .activations import activations, hidden_outputs
 from .events import Progress
 from .initial import untrained
-from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result
 from .seeds import whole_seed
 from .taskset import TaskSet
-from .verifying import trained_on
 from .weights import WeightSet
 
 SCHEMA = 1
@@ -145,21 +142,6 @@ def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.
         return [tasks.inputs(rows)]
     lengths = (tasks.x[rows] < tasks.shape[1]).sum(axis=1)
     return [tasks.inputs(rows[lengths == n])[:, :n] for n in np.unique(lengths)]
-
-
-def stored_inputs(
-    folder: str | Path, samples: int = 512, seed: int = 0, root: str | Path | None = None
-) -> tuple[WeightSet, list[np.ndarray]]:
-    """A stored set and `sample_inputs` of the tasks it was trained on, loaded by their name from `root`.
-
-    ValueError for a set that was not generated, or on data that is not there.
-    """
-    folder = Path(folder).expanduser()
-    manifest = read(folder)
-    if manifest.plan is None:
-        raise ValueError(f"converge: {folder} was not generated, its data is not known (call wsfast.convergence)")
-    tasks = trained_on("converge", folder, manifest.plan, len(manifest.task_names), None, root)
-    return WeightSet.open(folder), sample_inputs(tasks, samples, seed)
 
 
 def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator) -> np.ndarray:
