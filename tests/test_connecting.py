@@ -1,9 +1,11 @@
 import json
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from wsfast.reference.interpolate import barrier
 
 import wsfast
@@ -175,8 +177,7 @@ def test_an_imported_set_on_the_command_line(zoo, result, tmp_path, capsys):
             assert row["curve"] == want[row["split"], row["measure"]]["curve"]
     assert cli.main([*command, "--data", "faker_surnames"]) == 2
     assert (
-        "the set takes (64,), has 2 classes and labels up to 3, tasks of faker_surnames are ("
-        in capsys.readouterr().err
+        "the set takes (64,), has 2 classes and labels 0..3, tasks of faker_surnames are (" in capsys.readouterr().err
     )
 
 
@@ -204,14 +205,39 @@ def test_convolutional_networks(backend):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_imported_convolutions_take_images_of_any_size():
+    def model(seed):
+        torch.manual_seed(seed)
+        units = [(Conv2d(a, 3, 3, padding=1), BatchNorm2d(3), ReLU(), MaxPool2d(2)) for a in (1, 3, 3)]
+        return Sequential(*chain(*units), AdaptiveAvgPool2d(1), Flatten(), Linear(3, 2)).eval()
+
+    zoo = wsfast.WeightSet.from_torch([model(seed) for seed in range(3)])
+    rng, y = np.random.default_rng(9), np.arange(20) % 2
+    for shape in ((1, 8, 8), (1, 9, 35)):
+        tasks = wsfast.tasks(rng.random((20, *shape), np.float32), y)
+        found = wsfast.connectivity(zoo, tasks, pairs=np.int64(1), points=3, progress=False)
+        for k, t in enumerate(found.points):
+            want = torch_loss(zoo, tasks, *found.pairs[0], float(t), "train")
+            got = [found.curves["naive", "train", measure][0, k] for measure in ("loss", "error")]
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    for shape in ((1, 7, 8), (2, 8, 8)):
+        with pytest.raises(ValueError, match=r"the set takes \(1, 32, 32\)"):
+            wsfast.connectivity(zoo, wsfast.tasks(rng.random((20, *shape), np.float32), y), progress=False)
+
+
 def test_bad_input(zoo, four_tasks):
     two_tasks = wsfast.tasks("digits", n=2)
     imported = wsfast.WeightSet.from_torch([zoo.to_torch(0), zoo.to_torch(1)], labels=[4, 4])
     small = wsfast.WeightSet.from_arrays([np.ones((2, 3, 4)), np.ones((2, 4, 2))])
+    names = wsfast.tasks("faker_surnames", n=1)
+    names = replace(names, x=names.x[:, :1].repeat(20, axis=1), shape=(20, 58))
+    letters = wsfast.WeightSet.from_arrays([np.ones((2, 1160, 4)), np.ones((2, 4, 2))])
     for wrong, message in (
         ({"zoo": imported, "tasks": None}, r"trained on 'imported', which no loader has: want its tasks, label i is"),
-        ({"zoo": imported}, r"has 2 classes and labels up to 4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
+        ({"zoo": imported}, r"has 2 classes and labels 4\.\.4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
+        ({"zoo": replace(zoo, labels=zoo.labels - 1)}, r"has 2 classes and labels -1\.\.2, tasks of digits"),
         ({"zoo": small}, r"the set takes \(3,\), has 2 classes"),
+        ({"zoo": letters, "tasks": names}, r"the set takes \(1160,\), .* are \(20, 58\), 2"),
         ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),
         ({"seed": -1}, r"connectivity: seed must be 0\.\.2\^64 - 1, got -1"),
         ({"pairs": 0}, r"pairs must be at least 1, got 0"),
@@ -223,3 +249,5 @@ def test_bad_input(zoo, four_tasks):
     ):
         with pytest.raises(ValueError, match=message):
             wsfast.connectivity(**{"zoo": zoo, "tasks": four_tasks, "progress": False, **wrong})
+    with pytest.raises(TypeError, match=r"connectivity: tasks must be a TaskSet \(wsfast.tasks\), got str"):
+        wsfast.connectivity(zoo, "digits")

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from .declaration import Network
 from .events import Progress
 from .inference import bootstrap_by_task
 from .initial import untrained
-from .kernel_arguments import cnn_layers, mlp_layers
+from .kernel_arguments import cnn_layers, mlp_layers, takes
 from .kernels.numba.threads import unordered
 from .lazy import Lazy
 from .reference.interpolate import barrier, monotonicity
@@ -89,11 +90,11 @@ def connectivity(
         raise ValueError(f"connectivity: points must be odd and at least 3, so that one is the middle, got {points}")
     good, seed = usable("connectivity", zoo), whole_seed("connectivity", seed)
     tasks = _tasks(good, tasks, root)
-    if isinstance(pairs, int):
-        alive = np.flatnonzero(~zoo.diverged)
-        drawn = alive[draw_pairs(zoo.labels[alive], pairs, seed)]
+    alive = np.arange(len(zoo)) if len(good) == len(zoo) else np.flatnonzero(~zoo.diverged)
+    if np.ndim(pairs) == 0:
+        drawn = alive[draw_pairs(zoo.labels[alive], index(pairs), seed)]
     else:
-        drawn = _checked(zoo, np.asarray(pairs))
+        drawn = _checked(zoo, np.asarray(pairs), alive)
     a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
     lines = {"naive": (a, b)}
     if "seed" in zoo.info:
@@ -130,13 +131,15 @@ def connectivity(
 def _tasks(zoo: WeightSet, tasks: TaskSet | None, root: str | Path | None) -> TaskSet:
     """What the set was trained on, checked."""
     tasks = trained_on("connectivity", zoo, root=root) if tasks is None else tasks
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(f"connectivity: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
     if "seed" in zoo.info and list(zoo.task_names) != tasks.names:
         raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
-    net, flat = zoo.network, (int(np.prod(tasks.shape)),)
-    if net.input_shape not in (tasks.shape, flat) or net.classes != tasks.classes or zoo.labels.max() >= len(tasks):
+    net, first, last = zoo.network, zoo.labels.min(), zoo.labels.max()
+    if not takes(net, tasks.shape) or net.classes != tasks.classes or first < 0 or last >= len(tasks):
         raise ValueError(
-            f"connectivity: the set takes {net.input_shape}, has {net.classes} classes and labels up to "
-            f"{zoo.labels.max()}, tasks of {tasks.name} are {tasks.shape}, {tasks.classes}, 0..{len(tasks) - 1}"
+            f"connectivity: the set takes {net.input_shape}, has {net.classes} classes and labels {first}..{last}, "
+            f"tasks of {tasks.name} are {tasks.shape}, {tasks.classes}, 0..{len(tasks) - 1}"
         )
     return tasks
 
@@ -157,14 +160,14 @@ def draw_pairs(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return drawn
 
 
-def _checked(zoo: WeightSet, pairs: np.ndarray) -> np.ndarray:
+def _checked(zoo: WeightSet, pairs: np.ndarray, alive: np.ndarray) -> np.ndarray:
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer) or not len(pairs):
         raise ValueError(f"connectivity: pairs must be integers [P, 2], got {pairs.dtype} {pairs.shape}")
     if pairs.min() < 0 or pairs.max() >= len(zoo):
         raise ValueError(f"connectivity: pairs must be of 0..{len(zoo) - 1}, got {pairs.min()}..{pairs.max()}")
     if (zoo.labels[pairs[:, 0]] != zoo.labels[pairs[:, 1]]).any():
         raise ValueError("connectivity: both networks of a pair must be of one task")
-    if zoo.diverged[np.unique(pairs)].any():
+    if not np.isin(pairs, alive).all():
         raise ValueError("connectivity: a network of the pairs diverged (WeightSet.diverged)")
     return pairs.astype(np.int64)
 
