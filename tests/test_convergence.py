@@ -1,5 +1,6 @@
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -138,7 +139,10 @@ def test_sparse_prediction_is_scikit_learns(zoo, inputs, result):
         ends = ((x[n] - x[n, :, :half].mean(1)[:, None]) / (x[n, :, :half].std(1)[:, None] + 1e-300) for n in (i, j))
         a, b = (np.where(np.ptp(z[:, :half], axis=1)[:, None] > 0, z, 0) for z in ends)
         alive = (np.ptp(b[:, :half], axis=1) > 0) & (np.ptp(b[:, half:], axis=1) > 0)
-        models = [Lasso(alpha=p, fit_intercept=False).fit(a[:, :half].T, b[alive, :half].T) for p in PENALTIES[:5]]
+        models = [
+            Lasso(alpha=p, fit_intercept=False, max_iter=20_000).fit(a[:, :half].T, b[alive, :half].T)
+            for p in PENALTIES[:5]
+        ]
         left = [((b[alive, half:] - m.coef_ @ a[:, half:]) ** 2).mean(1) / b[alive, half:].var(1) for m in models]
         wanted.append(np.mean(left, axis=1))
         used.append([(m.coef_ != 0).sum(axis=1).mean() for m in models])
@@ -193,6 +197,26 @@ def test_the_page_holds_every_number_and_loads_nothing(result, tmp_path):
     assert json.loads((tmp_path / "converge.json").read_text()) == result.to_dict()
     for row in result.numbers["rows"]:
         assert f"{row['match_mi']['mean']:.3f}" in result.table()
+
+
+def test_pairs_are_drawn_evenly_from_sets_of_any_size():
+    rng, labels = np.random.default_rng(0), np.array([2, 0, 2, 1, 0, 2])
+    same = {(1, 4), (0, 2), (0, 5), (2, 5)}
+    every = {(i, j) for j in range(6) for i in range(j)}
+    for alike, want in ((True, same), (False, every - same)):
+        drawn = _drawn(labels, alike, 99, rng)
+        assert len(drawn) == len(want)
+        assert {tuple(pair) for pair in drawn.tolist()} == want
+        counts = Counter(tuple(pair) for _ in range(400) for pair in _drawn(labels, alike, 2, rng).tolist())
+        assert set(counts) == want
+        assert max(counts.values()) < 2 * min(counts.values())
+    assert _drawn(np.arange(3), True, 5, rng).shape == (0, 2)
+    labels = rng.permutation(np.arange(300_000) // 100)  # 4.5e10 pairs, which no memory holds
+    for alike in (True, False):
+        i, j = _drawn(labels, alike, 50, rng).T
+        assert ((labels[i] == labels[j]) == alike).all()
+        assert (i < j).all()
+        assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == 50
 
 
 def test_sample_inputs(four_tasks):
@@ -259,11 +283,13 @@ def test_an_imported_set_on_the_command_line(zoo, tmp_path, capsys):
         assert other | {"layer": own["layer"]} == own
     assert cli.main(["converge", str(tmp_path / "imported"), *out]) == 2
     assert "converge: the set was trained on 'imported', which no loader has" in capsys.readouterr().err
+    assert cli.main(["converge", str(tmp_path / "imported"), "--out", str(tmp_path / "not made")]) == 2
+    assert not (tmp_path / "not made").exists()
     assert cli.main(["converge", str(tmp_path / "own"), *out, "--data", "faker_surnames"]) == 2
     assert "converge: the set was trained on other data than these 4 tasks of faker_surnames" in capsys.readouterr().err
 
 
-def test_bad_input(zoo, inputs):
+def test_bad_input(zoo, four_tasks, inputs):
     with pytest.raises(ValueError, match=r"pairs must be at least 1, got 0"):
         wsfast.convergence(zoo, inputs, pairs=0)
     with pytest.raises(ValueError, match=r"clusters must be at least 2, got 1"):
@@ -276,3 +302,9 @@ def test_bad_input(zoo, inputs):
         wsfast.convergence(zoo, np.full((3, 1, 8, 8), np.nan))
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):
         wsfast.convergence(zoo, np.ones((3, 64)))
+    with pytest.raises(ValueError, match=r"inputs must be one array or more, got none"):
+        wsfast.convergence(zoo, [])
+    with pytest.raises(TypeError, match=r"convergence: want a WeightSet, got str"):
+        wsfast.convergence("zoos/digits", inputs)
+    with pytest.raises(ValueError, match=r"samples must be at least 2, got 1"):
+        sample_inputs(four_tasks, 1)

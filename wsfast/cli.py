@@ -211,11 +211,12 @@ def _connectivity(args: argparse.Namespace) -> int:
     from . import WeightSet, align, connectivity
     from .files import writable_folder
 
-    out, zoo = args.out and writable_folder(args.out), WeightSet.open(args.zoo)
+    zoo = WeightSet.open(args.zoo)
+    tasks, out = _tasks_of(zoo, args), args.out and writable_folder(args.out)
     options = {name: getattr(args, name) for name in ("pairs", "points", "seed", "backend", "device")}
     if zoo.network.groups:  # else no order of units is a symmetry
         options["align"] = lambda zoo, to: align(zoo, to).zoo
-    result = connectivity(zoo, _tasks_of(zoo, args), **options)
+    result = connectivity(zoo, tasks, **options)
     if out:
         result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
@@ -235,8 +236,9 @@ def _converge(args: argparse.Namespace) -> int:
     from .converging import convergence, sample_inputs
     from .files import writable_folder
 
-    out, zoo = writable_folder(args.out or f"runs/{Path(args.zoo).name}"), WeightSet.open(args.zoo)
+    zoo = WeightSet.open(args.zoo)
     inputs = sample_inputs(_tasks_of(zoo, args), args.samples, args.seed)
+    out = writable_folder(args.out or f"runs/{Path(args.zoo).resolve().name}")
     options = {name: getattr(args, name) for name in ("pairs", "clusters", "seed", "backend", "device")}
     result = convergence(zoo, inputs, **options)
     report = result.save(out)

@@ -16,7 +16,7 @@ from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result
 from .seeds import whole_seed
 from .taskset import TaskSet
-from .weights import WeightSet
+from .weights import WeightSet, usable
 
 SCHEMA = 1
 DETAILED = 20  # pairs of a kind whose units are also clustered and predicted
@@ -85,7 +85,7 @@ def convergence(
         raise ValueError(f"convergence: pairs must be at least 1, got {pairs}")
     if clusters is not None and clusters < 2:
         raise ValueError(f"convergence: clusters must be at least 2, got {clusters}")
-    good, seed = zoo[~zoo.diverged], whole_seed("convergence", seed)
+    good, seed = usable("convergence", zoo), whole_seed("convergence", seed)
     rng = np.random.default_rng([seed, pairs])
     same, other = (_drawn(good.labels, alike, pairs, rng) for alike in (True, False))
     if not len(same):
@@ -131,8 +131,10 @@ def convergence(
 def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.ndarray]:
     """What networks see of test samples of all tasks (of training samples where there are none), drawn with `seed`.
 
-    One array [samples, *shape]; of names, one for each length.
+    One array [samples, *shape]; of names, one for each length. ValueError for less than two: nothing correlates.
     """
+    if samples < 2:
+        raise ValueError(f"convergence: samples must be at least 2, got {samples}")
     rows = np.unique(np.concatenate([t.test_rows for t in tasks.tasks]))
     if not len(rows):
         rows = np.unique(np.concatenate([t.train_rows for t in tasks.tasks]))
@@ -146,10 +148,14 @@ def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.
 
 def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator) -> np.ndarray:
     """Up to `most` pairs i < j of networks of one task, or of two: int64 [P, 2]."""
-    i, j = np.triu_indices(len(labels), 1)
-    found = np.flatnonzero((labels[i] == labels[j]) == alike)
-    chosen = rng.permutation(found)[:most]
-    return np.stack([i[chosen], j[chosen]], axis=1)
+    order = np.argsort(labels, kind="stable")
+    past = np.searchsorted(labels[order], labels[order], side="right")  # the end of each one's task
+    first, last = (np.arange(len(order)) + 1, past) if alike else (past, np.full(len(order), len(order)))
+    ends = np.cumsum(last - first)  # of the pairs that begin with each one: too many to be listed
+    chosen = rng.choice(ends[-1], min(most, ends[-1]), replace=False)
+    i = np.searchsorted(ends, chosen, side="right")
+    j = last[i] - (ends[i] - chosen)
+    return np.sort(order[np.stack([i, j], axis=1)], axis=1)
 
 
 def _kinds(
