@@ -75,8 +75,6 @@ def settled(
     call: Callable[..., Any],
 ) -> "Work":
     """generate's arguments with what stands for None; call(function, ...) asks where the networks will be trained."""
-    if not isinstance(tasks, TaskSet):
-        raise TypeError(f"generate: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
     if recipe is not None and not isinstance(recipe, Recipe):
         raise TypeError(f"generate: recipe must be a wsfast.Recipe, got {type(recipe).__name__}")
     backend = call(backends.choose, backend, device)
@@ -91,6 +89,8 @@ def settled(
 
 def declared(op: str, network: str | Network, tasks: TaskSet, width: int | None) -> Network:
     """A declaration for these tasks, from its name and width or as it is; ValueError where it does not fit them."""
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(f"{op}: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
     if isinstance(network, str):
         network = named_network(network, tasks.shape, tasks.classes, tasks.width if width is None else width)
     elif width is not None:
