@@ -102,7 +102,7 @@ def test_networks_of_one_start_are_on_one_side(zoo):
 
 
 def test_other_data_of_the_same_names_is_said(zoo, other, result, tmp_path):
-    said = "trained on different data under the same names"
+    said = "the sets' data differ under the same names"
     assert result.numbers["same_data"] is True
     assert said not in result.table()
     few = wsfast.tasks("digits", n=4, test_fraction=0.5)

@@ -167,7 +167,7 @@ def test_bad_input(zoos, four_tasks):
         ([], None, r"want at least one weight set, got none"),
         ([zoos[0], other], None, r"want sets of one declaration, set 0 has mlp4 .*, set 1 mlp4 of 1,237 trained"),
         ([zoos[0], fewer], None, r"want sets of the same tasks, set 0 has 4 of digits, set 1 2 of digits"),
-        ([zoos[0], half], None, r"sets 0 and 1 were trained on different data under the same name"),
+        ([zoos[0], half], None, r"sets 0 and 1 were generated on different samples, splits or labels"),
         (imported, None, r"set 0 has no record of test accuracies \(target="),
         (zoos[0][:20], None, r"want at least 50 usable networks, got 20"),
         (zoos, np.zeros(112), r"the target of all networks is 0 \(vary learning rate"),

@@ -21,7 +21,8 @@ from .weights import WeightSet, usable
 SCHEMA = 1
 SAME = {
     True: "both sets were trained on the same data",
-    False: "the sets were trained on different data under the same names: a drop need not come from the networks",
+    False: "the sets' data differ under the same names (samples, split or labels, or one is cut from more tasks):\n"
+    "a drop need not come from the networks",
     None: "whether both sets were trained on the same data is not known (an imported one does not say)",
 }
 PROTOCOLS: dict[str, Any] = {"classification": classify, "retrieval": rank}  # the test of a model on parts of a set
@@ -63,12 +64,12 @@ def cross(
     both sides. features: of `wsfast.chains.FEATURES`. classifier: as study. seed: of both splits. Diverged networks are
     left out.
 
-    numbers: a, b (network, data, networks, diverged, seed); same_data, whether the sets' tasks have the same samples
-    and labels beside the same names (None where an imported set does not say); cells, a dict each: chain, protocol,
-    trained_on, tested_on ("a" or "b"), n, errors, accuracy, chance, ci95, bootstrap95; where the two sets differ also
-    drop (in accuracy, against the tested set's own classifier), only_cross and only_within (networks that one
-    classifier alone gets wrong), p_mcnemar, and p_holm over the chains. ValueError for tasks of other names or Grams of
-    another shape.
+    numbers: a, b (network, data, networks, diverged, seed); same_data, whether both sets were generated on the same
+    samples, split and labels under these names (None where an imported set does not say); cells, a dict each: chain,
+    protocol, trained_on, tested_on ("a" or "b"), n, errors, accuracy, chance, ci95, bootstrap95; where the two sets
+    differ also drop (in accuracy, against the tested set's own classifier), only_cross and only_within (networks that
+    one classifier alone gets wrong), p_mcnemar, and p_holm over the chains. ValueError for tasks of other names or
+    Grams of another shape.
     """
     if classifier not in CLASSIFIERS:
         raise ValueError(f"cross: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")

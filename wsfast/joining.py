@@ -31,7 +31,10 @@ def joined(what: str, zoos: Sequence[WeightSet]) -> tuple[WeightSet, np.ndarray]
                 f"set {k} {len(zoo.task_names)} of {zoo.info.get('data')}"
             )
         if same_data([first, zoo]) is False:
-            raise ValueError(f"{what}: sets 0 and {k} were trained on different data under the same name")
+            raise ValueError(
+                f"{what}: sets 0 and {k} were generated on different samples, splits or labels under the same names "
+                "(if one is cut from more tasks alone: dataclasses.replace(zoo, info=...) without tasks_sha256)"
+            )
     sizes = [len(zoo) for zoo in zoos]
     source, rows = np.repeat(np.arange(len(zoos)), sizes), np.arange(sum(sizes))
     starts = np.cumsum([0, *sizes])

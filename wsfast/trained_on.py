@@ -9,7 +9,7 @@ from .weights import WeightSet
 
 
 def same_data(zoos: Sequence[WeightSet]) -> bool | None:
-    """Whether all sets' tasks have the same samples and labels, by their digests; None where one has no digest."""
+    """Whether all sets were generated on the same samples, splits and labels, by digest; None where one has none."""
     digests = [zoo.info.get("tasks_sha256") for zoo in zoos]
     return None if None in digests else len(set(digests)) == 1
 
