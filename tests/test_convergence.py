@@ -219,6 +219,12 @@ def test_pairs_are_drawn_evenly_from_sets_of_any_size():
         assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == 50
 
 
+def _halves(batches):
+    """Those before and after lengths begin anew."""
+    (cut,) = np.flatnonzero(np.diff([b.shape[1] for b in batches]) < 0) + 1
+    return batches[:cut], batches[cut:]
+
+
 def test_sample_inputs(four_tasks):
     (x,) = sample_inputs(four_tasks, 20)
     assert x.shape == (20, 1, 8, 8)
@@ -228,6 +234,9 @@ def test_sample_inputs(four_tasks):
     names = wsfast.tasks("names", n=2)
     batches = sample_inputs(names, 30)
     assert sum(map(len, batches)) == 30
+    lengths = [np.concatenate([[b.shape[1]] * len(b) for b in part]) for part in _halves(sample_inputs(names, 600))]
+    assert 0 <= len(lengths[0]) - len(lengths[1]) <= 1
+    assert abs(np.mean(lengths[0]) - np.mean(lengths[1])) < 0.5 < np.std(lengths[0])
     for batch in batches:
         assert (batch.sum(axis=2) == 1).all()  # no step is past a name's end
 

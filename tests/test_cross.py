@@ -117,7 +117,19 @@ def test_other_data_of_the_same_names_is_said(zoo, other, result, tmp_path):
 
 
 def test_retrieval_trains_and_ranks_on_other_tasks(zoo, noisy):
-    """The classifier of a has seen none of the tasks that b's networks are looked for in."""
+    """The classifier of one set has seen none of the tasks that the other's networks are looked for in."""
+
+    def ranked(model, across, labels, query, gallery):
+        assert not set(model.classes_) & set(labels[query]) | set(model.classes_) & set(labels[gallery])
+        seen.append(set(model.classes_))
+        return protocols.rank(model, across, labels, query, gallery)
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(crossing.PROTOCOLS, "retrieval", ranked)
+        for seed in range(3):
+            wsfast.cross(zoo, noisy, classifier="ridge", seed=seed, progress=False)
+    assert len(seen) == 3 * 3 * 4
     c = cells(wsfast.cross(zoo, noisy, classifier="ridge", progress=False))[2, "retrieval", "a", "b"]
     train, query, gallery = protocols.retrieval_split(noisy.labels, 0)
     assert not set(zoo.labels[train]) & set(noisy.labels[query])

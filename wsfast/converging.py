@@ -69,9 +69,9 @@ def convergence(
     their share) is left out of these means, but may be a partner, with 0.
 
     For the first 20 pairs of a kind also: path, predicting each unit of one network from all of the other with an L1
-    penalty, the unexplained share of variance on the half of the inputs that the weights were not fitted to, and the
-    weights that are not zero; clusters, spectral many-to-many groups of both networks' units, so many of them (a
-    fourth of the units where None), fewer where fewer units are alive.
+    penalty, the unexplained share of variance on the second half of the inputs, the weights being fitted to the first,
+    and the weights that are not zero; clusters, spectral many-to-many groups of both networks' units, so many of them
+    (a fourth of the units where None), fewer where fewer units are alive.
 
     Kinds: "same task"; "other task" where there are two; and controls on the first kind's pairs: "shuffled inputs", one
     network answers them in another order (of names those of one length), so what matching finds by chance, and by what
@@ -131,7 +131,9 @@ def convergence(
 def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.ndarray]:
     """What networks see of test samples of all tasks (of training samples where there are none), drawn with `seed`.
 
-    One array [samples, *shape]; of names, one for each length. ValueError for less than two: nothing correlates.
+    One array [samples, *shape]; of names, one for each length, of a random half of the names and then of the others:
+    sparse prediction is fitted to the one and tested on the other, and short names are not like long ones. ValueError
+    for less than two: nothing correlates.
     """
     if samples < 2:
         raise ValueError(f"convergence: samples must be at least 2, got {samples}")
@@ -142,8 +144,11 @@ def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.
     rows = rng.permutation(rows)[:samples]
     if len(tasks.shape) == 3 or len(tasks.shape) == 1:
         return [tasks.inputs(rows)]
-    lengths = (tasks.x[rows] < tasks.shape[1]).sum(axis=1)
-    return [tasks.inputs(rows[lengths == n])[:, :n] for n in np.unique(lengths)]
+    batches = []
+    for half in np.array_split(rows, 2):
+        lengths = (tasks.x[half] < tasks.shape[1]).sum(axis=1)
+        batches += [tasks.inputs(half[lengths == n])[:, :n] for n in np.unique(lengths)]
+    return batches
 
 
 def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator) -> np.ndarray:
