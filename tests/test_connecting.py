@@ -109,6 +109,26 @@ def test_imported_networks(zoo, four_tasks, result):
     assert "20 pairs of mlp on digits" in found.table()
 
 
+def test_pairs_in_hand_are_few_and_curves_the_same(zoo, four_tasks, monkeypatch):
+    """Of sets whose pairs do not fit in memory together."""
+
+    def align(networks, to):
+        sizes.append(len(networks))
+        return wsfast.align(networks, to).zoo
+
+    def run():
+        return wsfast.connectivity(zoo, four_tasks, pairs=5, points=3, align=align, progress=False)
+
+    sizes = []
+    whole = run()
+    monkeypatch.setattr("wsfast.connecting.RUN", 7 * zoo.nbytes // len(zoo))
+    parts = run()
+    assert sizes == [20, 7, 7, 6]
+    assert list(parts.curves) == list(whole.curves)
+    for key, curve in whole.curves.items():
+        np.testing.assert_array_equal(parts.curves[key], curve)
+
+
 def test_drawn_pairs_are_positions_in_the_set(zoo, four_tasks):
     arrays = {name: np.array(array) for name, array in zoo.parameters.items()}
     next(iter(arrays.values()))[[0, 3]] = np.nan

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from operator import index
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ SCHEMA = 1
 SPLITS, MEASURES = ("train", "test"), ("loss", "error")
 TITLES = {"naive": "as they came", "aligned": "aligned", "init": "from init"}
 QUANTILES = (0.05, 0.5, 0.95)
+RUN = 1 << 30  # bytes of the first networks of the pairs in hand; the second ones take as many, aligned ones again
 Align = Callable[[WeightSet, WeightSet], WeightSet]
 Curves = Iterator[tuple[slice, np.ndarray]]  # which lines, loss and error along them [n, splits, measures, L]
 
@@ -74,8 +76,9 @@ def connectivity(
     in the set, both of one task. points: on a line, an odd number, from 0 to 1. align: (networks, their references) ->
     the networks, units reordered to match, such as `lambda zoo, to: wsfast.align(zoo, to).zoo`; the lines from the
     first networks to the aligned second ones are then measured too. device: "cpu" or "cuda", which multiplies in the
-    default precision of `generate` there. threads: pairs at a time on a CPU, all cores where None. BatchNorm's running
-    statistics are interpolated like all parameters. Diverged networks are left out of drawn pairs.
+    default precision of `generate` there. threads: pairs at a time on a CPU, all cores where None. Pairs are read and
+    aligned many at a time, not all at once. BatchNorm's running statistics are interpolated like all parameters.
+    Diverged networks are left out of drawn pairs.
 
     The barrier of a line is its lift over the chord, L(t) - ((1 - t) L(0) + t L(1)): the largest, and at the middle
     (Frankle et al., ICML 2020). Of every second network of a generated set also the way from its initial weights, drawn
@@ -95,37 +98,45 @@ def connectivity(
         drawn = alive[draw_pairs(zoo.labels[alive], index(pairs), seed)]
     else:
         drawn = _checked(zoo, np.asarray(pairs), alive)
-    a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
-    lines = {"naive": (a, b)}
-    if "seed" in zoo.info:
-        lines["init"] = (untrained(b), b)
-    if align is not None:
-        aligned = align(b, a)
-        if len(aligned) != len(a) or aligned.network.layers != a.network.layers:
-            raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
-        lines["aligned"] = (a, aligned)
-    t = np.linspace(0, 1, points)
+    labels, t = zoo.labels[drawn[:, 0]], np.linspace(0, 1, points)
     run = along_lines(good.network, tasks, t, backend, device, threads)
-    curves: dict[tuple[str, str, str], np.ndarray] = {}
+    there = {"naive": True, "init": "seed" in zoo.info, "aligned": align is not None}
+    lines = [line for line, measured in there.items() if measured]
+    found = {line: np.empty((len(drawn), len(SPLITS), len(MEASURES), points)) for line in lines}
+    step = max(1, RUN // (4 * sum(p.size for p in zoo.network.parameters)))
     with Progress("connectivity", len(lines) * len(drawn), "line", progress) as said:
-        for name, (start, end) in lines.items():
-            found = np.empty((len(drawn), len(SPLITS), len(MEASURES), points))
-            for some, measured in run(start, end):
-                found[some] = measured
-                said.advance(len(measured))
-                said.finished(len(measured), line=name)
-            curves |= {(name, s, m): found[:, k, j] for k, s in enumerate(SPLITS) for j, m in enumerate(MEASURES)}
+        for here in (slice(i, i + step) for i in range(0, len(drawn), step)):
+            a, b = (zoo[ends] for ends in drawn[here].T)
+            for line in lines:
+                for some, measured in run(*_ends(line, a, b, align)):
+                    found[line][here][some] = measured
+                    said.advance(len(measured))
+                    said.finished(len(measured), line=line)
+    kinds = product(lines, enumerate(SPLITS), enumerate(MEASURES))
+    curves = {(line, split, measure): found[line][:, k, j] for line, (k, split), (j, measure) in kinds}
     rows = []
     for (line, split, measure), curve in curves.items():
-        sampled = np.array([len(getattr(tasks[int(task)], f"{split}_rows")) > 0 for task in a.labels])
+        sampled = np.array([len(getattr(tasks[int(task)], f"{split}_rows")) > 0 for task in labels])
         if sampled.any():
             which = {"line": line, "split": split, "measure": measure, "n": int(sampled.sum())}
-            rows.append({**which, **_summary(line, curve[sampled], a.labels[sampled], t)})
+            rows.append({**which, **_summary(line, curve[sampled], labels[sampled], t)})
     about = {"data": tasks.name, **{k: good.info.get(k) for k in ("seed", "recipe", "precision")}}
     numbers = {"schema": SCHEMA, "network": good.network.name, "networks": len(zoo), "diverged": len(zoo) - len(good)}
-    numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(a.labels)), "points": points, "pair_seed": seed}
+    numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(labels)), "points": points, "pair_seed": seed}
     numbers |= {"backend": backends.choose(backend, device), **provenance.record(device), "lines": rows}
     return ConnectivityResult(numbers, drawn, t, curves)
+
+
+def _ends(line: str, a: WeightSet, b: WeightSet, align: Align | None) -> tuple[WeightSet, WeightSet]:
+    """Where the lines between these pairs begin and end."""
+    if line == "init":
+        return untrained(b), b
+    if line == "naive" or align is None:
+        return a, b
+    aligned = align(b, a)
+    if len(aligned) != len(a) or aligned.network.layers != a.network.layers:
+        raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
+    return a, aligned
 
 
 def _tasks(zoo: WeightSet, tasks: TaskSet | None, root: str | Path | None) -> TaskSet:
