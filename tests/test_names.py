@@ -3,6 +3,7 @@ import pytest
 
 import wsfast
 from wsfast import datasets, names
+from wsfast.describing import describe
 from wsfast.recipe import Recipe
 from wsfast.verifying import verify
 
@@ -151,3 +152,4 @@ def test_a_stored_set_of_another_split_is_trained_again(name, folder, monkeypatc
     assert tasks.sha256() != wsfast.tasks(name, n=1).sha256()
     wsfast.generate("gru2", tasks, repeats=1, width=3, recipe=recipe, out=folder / "zoo", progress=False)
     assert verify(folder / "zoo", retrain=1) == []
+    assert describe(folder / "zoo")["data_options"] == {"clean": False, "split_seed": 3}
