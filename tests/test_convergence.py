@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import Lasso
 
@@ -313,6 +314,9 @@ def test_bad_input(zoo, four_tasks, inputs):
         wsfast.convergence(zoo, np.ones((3, 64)))
     with pytest.raises(ValueError, match=r"inputs must be one array or more, got none"):
         wsfast.convergence(zoo, [])
+    for wrong, kind in ((four_tasks, "Task"), (inputs[0].tolist(), "list"), (torch.from_numpy(inputs[0]), "Tensor")):
+        with pytest.raises(TypeError, match=rf"a list of arrays, got {kind} among them \(of tasks: .*sample_inputs\)"):
+            wsfast.convergence(zoo, wrong)
     with pytest.raises(TypeError, match=r"convergence: want a WeightSet, got str"):
         wsfast.convergence("zoos/digits", inputs)
     with pytest.raises(ValueError, match=r"samples must be at least 2, got 1"):

@@ -145,11 +145,11 @@ def test_a_stored_set_of_fakers_surnames_is_checked_against_them(no_root, folder
 
 
 @pytest.mark.parametrize("name", ["names", "faker_surnames"])
-def test_a_stored_set_of_another_split_is_trained_again(name, folder, monkeypatch):
-    monkeypatch.setenv("WSFAST_DATA", str(write(folder, A=["Ab", "Ab", "Ac1", "Ad"], B=["X", "Y", "Zu"])))
+def test_a_stored_set_of_another_split_is_trained_again(name, folder, no_root):
+    root = write(folder, A=["Ab", "Ab", "Ac1", "Ad"], B=["X", "Y", "Zu"])
     recipe = Recipe(momentum=0.0, batch_size=1, epochs=1, decay_epochs=(), steps=5)
-    tasks = wsfast.tasks(name, n=1, clean=False, split_seed=np.int64(3))
-    assert tasks.sha256() != wsfast.tasks(name, n=1).sha256()
+    tasks = wsfast.tasks(name, n=1, root=root, clean=False, split_seed=np.int64(3))
+    assert tasks.sha256() != wsfast.tasks(name, n=1, root=root).sha256()
     wsfast.generate("gru2", tasks, repeats=1, width=3, recipe=recipe, out=folder / "zoo", progress=False)
-    assert verify(folder / "zoo", retrain=1) == []
+    assert verify(folder / "zoo", retrain=1, root=root) == []
     assert describe(folder / "zoo")["data_options"] == {"clean": False, "split_seed": 3}

@@ -45,6 +45,11 @@ def activations(
     if not batches:
         raise ValueError("inputs must be one array or more, got none")
     for batch in batches:
+        if not isinstance(batch, np.ndarray):
+            raise TypeError(
+                f"inputs must be an array or a list of arrays, got {type(batch).__name__} among them (of tasks: "
+                "wsfast.converging.sample_inputs)"
+            )
         if batch.ndim < 2 or not len(batch) or not takes(zoo.network, batch.shape[1:]):
             raise ValueError(f"inputs must be [samples, {', '.join(map(str, shape))}], got {list(batch.shape)}")
         if not np.isfinite(batch).all():
