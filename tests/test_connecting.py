@@ -195,6 +195,18 @@ def test_an_imported_set_on_the_command_line(zoo, result, tmp_path, capsys):
     for row in found["lines"]:
         if row["line"] == "naive":
             assert row["curve"] == want[row["split"], row["measure"]]["curve"]
+    part = replace(imported[np.isin(imported.labels, [3, 1])], task_names=("0+2", "0+4"))
+    part = replace(part, labels=(part.labels == 3).astype(np.int64))
+    part.save(tmp_path / "part")
+    assert cli.main(["connectivity", str(tmp_path / "part"), *command[2:], "--data", "digits"]) == 0
+    chosen = np.isin(zoo.labels[result.pairs[:, 0]], [1, 3])
+    for row in json.loads(capsys.readouterr().out)["lines"]:
+        if row["line"] == "naive":
+            curve = result.curves["naive", row["split"], row["measure"]][chosen]
+            np.testing.assert_allclose(
+                [row["curve"][0], row["curve"][-1]], 0, atol=0.2
+            )  # of other tasks they are above 1
+            assert len(curve) == row["n"] == 10
     assert cli.main([*command, "--data", "faker_surnames"]) == 2
     assert (
         "the set takes (64,), has 2 classes and labels 0..3, tasks of faker_surnames are (" in capsys.readouterr().err
@@ -219,6 +231,7 @@ def test_convolutional_networks(backend):
     for name in ("plainnet5", "resnet5", "plainnet5-sigma"):
         zoo = wsfast.generate(name, tasks, repeats=2, width=3, recipe=recipe, progress=False)
         found = wsfast.connectivity(zoo, tasks, points=3, backend=backend, progress=False)
+        assert {row[kind]["ci95"] for row in found.to_dict()["lines"] for kind in row if kind.startswith("b")} == {None}
         for k, t in enumerate(found.points):
             want = torch_loss(zoo, tasks, *found.pairs[0], float(t), "train")
             got = [found.curves["naive", "train", measure][0, k] for measure in ("loss", "error")]
@@ -251,11 +264,13 @@ def test_bad_input(zoo, four_tasks):
     small = wsfast.WeightSet.from_arrays([np.ones((2, 3, 4)), np.ones((2, 4, 2))])
     names = wsfast.tasks("faker_surnames", n=1)
     names = replace(names, x=names.x[:, :1].repeat(20, axis=1), shape=(20, 58))
+    turned = replace(imported, task_names=("0+1", "0+3", "mine", "0+2", "4"))
     letters = wsfast.WeightSet.from_arrays([np.ones((2, 1160, 4)), np.ones((2, 4, 2))])
     for wrong, message in (
         ({"zoo": imported, "tasks": None}, r"trained on 'imported', which no loader has: want its tasks, label i is"),
         ({"zoo": imported}, r"has 2 classes and labels 4\.\.4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
         ({"zoo": replace(zoo, labels=zoo.labels - 1)}, r"has 2 classes and labels -1\.\.2, tasks of digits"),
+        ({"zoo": turned}, r"the set's label 1 is 0\+3, which is tasks\[2\] of digits \(want tasks in the order"),
         ({"zoo": small}, r"the set takes \(3,\), has 2 classes"),
         ({"zoo": letters, "tasks": names}, r"the set takes \(1160,\), .* are \(20, 58\), 2"),
         ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),

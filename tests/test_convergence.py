@@ -127,6 +127,7 @@ def test_numbers_are_the_matches_of_the_correlations(zoo, inputs, result):
         row = rows(result, kind)[1]
         found = [[row[k][m] for k in ("semi_r", "match_r", "random_r")] for m in ("mean", "sd")]
         np.testing.assert_allclose(found, [np.mean(want, axis=0), np.std(want, axis=0)], atol=1e-5, err_msg=kind)
+        assert 0 < row["dead"] == pytest.approx((np.ptp(x[chosen], axis=3) == 0).mean())
     semi, match = result.curves["same task", "act2"]
     assert (np.diff(semi) <= 0).all()
     assert (semi >= match - 1e-6)[:3].all()
@@ -296,7 +297,8 @@ def test_an_imported_set_on_the_command_line(zoo, tmp_path, capsys):
     assert cli.main(["converge", str(tmp_path / "imported"), "--out", str(tmp_path / "not made")]) == 2
     assert not (tmp_path / "not made").exists()
     assert cli.main(["converge", str(tmp_path / "own"), *out, "--data", "faker_surnames"]) == 2
-    assert "converge: the set was trained on other data than these 4 tasks of faker_surnames" in capsys.readouterr().err
+    said = f"converge: --data is for imported sets, {tmp_path / 'own'} was generated on digits"
+    assert said in capsys.readouterr().err
 
 
 def test_bad_input(zoo, four_tasks, inputs):

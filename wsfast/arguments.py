@@ -175,9 +175,9 @@ def _add_log(command: argparse.ArgumentParser, default: Any) -> None:
 
 
 def _add_data_of(command: argparse.ArgumentParser) -> None:
-    """What an imported set was trained on; a generated one knows."""
     known = ", ".join(LOADERS)
-    command.add_argument("--data", help=f"what an imported set was trained on, label i its i-th task: one of {known}")
+    said = "what an imported set was trained on (tasks by their names, or else label i being the i-th)"
+    command.add_argument("--data", help=f"{said}: one of {known}")
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:

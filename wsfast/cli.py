@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -199,12 +200,20 @@ def _cross(args: argparse.Namespace) -> int:
 
 
 def _tasks_of(zoo: Any, args: argparse.Namespace) -> Any:
-    """What a stored set was trained on: --data, or what it says itself."""
+    """What a stored set was trained on: as it says itself, or of an imported one the tasks of --data that it names."""
     from . import tasks
     from .trained_on import trained_on
 
-    named = args.data and tasks(args.data, n=len(zoo.task_names), root=args.data_root)
-    return trained_on(args.command, zoo, named, args.data_root)
+    own = zoo.info.get("data")
+    if args.data in (None, own):
+        return trained_on(args.command, zoo, root=args.data_root)
+    if "tasks_sha256" in zoo.info:
+        raise ValueError(f"{args.command}: --data is for imported sets, {args.zoo} was generated on {own}")
+    known = tasks(args.data, root=args.data_root)
+    by_name = dict(zip(known.names, known.tasks, strict=True))
+    named = by_name.keys() >= set(zoo.task_names)
+    chosen = [by_name[name] for name in zoo.task_names] if named else known.tasks[: len(zoo.task_names)]
+    return replace(known, tasks=tuple(chosen))
 
 
 def _connectivity(args: argparse.Namespace) -> int:

@@ -146,6 +146,13 @@ def _tasks(zoo: WeightSet, tasks: TaskSet | None, root: str | Path | None) -> Ta
         raise TypeError(f"connectivity: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
     if "seed" in zoo.info and list(zoo.task_names) != tasks.names:
         raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
+    place = {name: i for i, name in enumerate(tasks.names)}
+    for label, name in enumerate(zoo.task_names):
+        if place.get(name, label) != label:
+            raise ValueError(
+                f"connectivity: the set's label {label} is {name}, which is tasks[{place[name]}] of {tasks.name} (want "
+                "tasks in the order of the set's labels)"
+            )
     net, first, last = zoo.network, zoo.labels.min(), zoo.labels.max()
     if not takes(net, tasks.shape) or net.classes != tasks.classes or first < 0 or last >= len(tasks):
         raise ValueError(
