@@ -168,6 +168,7 @@ def test_shuffled_inputs_keep_an_image_whole():
 def test_the_same_seed_gives_the_same_numbers(zoo, inputs, result):
     again = wsfast.convergence(zoo, inputs, **QUICK)
     assert again.numbers["rows"] == result.numbers["rows"]
+    assert again.numbers["backend"] == "numba"
     other = wsfast.convergence(zoo, inputs, **QUICK, seed=1)
     assert other.numbers["rows"] != result.numbers["rows"]
 

@@ -168,6 +168,7 @@ def test_on_the_command_line(zoo, other, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["cells"] == stored["cells"]
     assert printed["a"]["networks"] == 40
+    assert printed["backend"] == "numba"
 
 
 def test_sets_that_cannot_be_crossed(zoo, tmp_path, capsys):

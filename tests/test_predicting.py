@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import wsfast
 from wsfast import cli
 from wsfast.aligning import shuffled_units
 from wsfast.asymmetry import fixed_entries, free_weights
+from wsfast.deep_sets import unit_features
 from wsfast.joining import joined
+from wsfast.layer_statistics import layer_statistics
 from wsfast.predicting import _splits
 from wsfast.starts import starts
 
@@ -106,12 +109,24 @@ def test_what_is_saved(result, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mlp4-wasym", "mlp4-sigma"])
-def test_asymmetric_networks(name):
+def test_asymmetric_networks(name, monkeypatch):
+    """What is fixed is seen by the chains alone."""
     zoos = population(name, wsfast.tasks("digits", n=2), repeats=10)
+    fixed = fixed_entries(zoos[0].network)[0]
+
+    def without_fixed(zoo, op):
+        assert not zoo.to_matrix()[0][:, fixed].any()
+        read.append(op)
+        return op(zoo)
+
+    read = []
+    for op in (layer_statistics, unit_features):
+        monkeypatch.setattr(f"wsfast.predicting.{op.__name__}", partial(without_fixed, op=op))
     found = rows(wsfast.metanetworks(zoos, seed=2**40, progress=False))
     assert {protocol for protocol, _ in found} == {"seen tasks"}  # two tasks, of which none can be left unseen
     assert found["seen tasks", "chain 2"]["tau_95"][0] > 0.1
     assert found["seen tasks", "layer statistics"]["tau_95"][0] > 0.1
+    assert (read, len(fixed) > 0) == ([layer_statistics, unit_features], name == "mlp4-wasym")
 
 
 def test_fixed_entries_are_zeros():

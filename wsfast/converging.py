@@ -121,6 +121,7 @@ def convergence(
         "diverged": len(zoo) - len(good),
         "seed": seed,
         "penalties": PENALTIES.tolist(),
+        "backend": backends.choose(backend, device),
         **provenance.record(device),
         "seconds": time.perf_counter() - start,
         "rows": rows,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import inference, provenance
+from . import backends, inference, provenance
 from .chains import chain_shape, feature_kernel
 from .events import Progress
 from .protocols import CLASSIFIERS, Outcome, classify, fit, rank, retrieval_split
@@ -104,7 +104,7 @@ def cross(
     _holm(cells)
     about = {key: _about(given[key], len(sets[key])) for key in SETS}
     how = {"features": features, "classifier": classifier, "split_seed": seed, "tasks": len(np.unique(labels["a"]))}
-    how["same_data"] = same_data(list(sets.values()))
+    how |= {"same_data": same_data(list(sets.values())), "backend": backends.choose(backend, device)}
     return CrossResult({"schema": SCHEMA, **about, **how, **provenance.record(device), "cells": cells})
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from . import provenance
+from . import backends, provenance
 from .aligning import align
 from .architectures import network
 from .connecting import along_lines, draw_pairs
@@ -124,7 +124,8 @@ def grid(
     numbers = {"schema": SCHEMA, "data": tasks.name, "tasks": len(tasks), "repeats": repeats, "chain": chain}
     numbers |= {"pairs": pairs, "classifier": classifier, "seed": seed, "recipe": recipe.to_dict()}
     numbers["width"] = symmetric.groups["hidden1"]
-    numbers |= {**provenance.record(device), "columns": columns, "cells": cells, "expectations": judged(cells, columns)}
+    numbers |= {"backend": backends.choose(None, device), **provenance.record(device)}
+    numbers |= {"columns": columns, "cells": cells, "expectations": judged(cells, columns)}
     return Grid({**numbers, "seconds": time.perf_counter() - start})
 
 
