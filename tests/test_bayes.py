@@ -74,6 +74,14 @@ def test_a_posterior_is_less_sure_of_noisy_labels():
         assert row["ece_95"][1] < -0.05, row["against"]
 
 
+def test_more_draws_of_a_posterior_lose_less(two_tasks):
+    """The mean of probabilities, not of losses (Jensen); a point network has nothing to draw."""
+    options = {"repeats": 2, "width": 12, "steps": 30, "prior": 30.0, "progress": False}
+    one, many = (wsfast.bayesian("mlp4", two_tasks, samples=n, **options).measured for n in (1, 64))
+    assert (many["variational"][0] < one["variational"][0]).all()
+    np.testing.assert_array_equal(many["point"], one["point"])
+
+
 def test_matched_networks_have_as_many_trained_numbers(result, two_tasks):
     net = wsfast.network("mlp4-wasym", two_tasks.shape, 2, 24)
     rows = {row["model"]: row for row in result.to_dict()["rows"]}

@@ -151,6 +151,15 @@ def test_joined_sets_read_their_own_networks(zoos):
     np.testing.assert_array_equal(whole.labels[rows], [0, 0, 0, 3])
 
 
+def test_the_baseline_of_a_task_is_its_training_networks_mean(zoos, result):
+    whole, _ = joined("x", zoos)
+    truth = whole.records["test_accuracy"]
+    for protocol, train, test in _splits(whole.labels, np.concatenate(starts(zoos)), seed=0):
+        means = {task: truth[train[whole.labels[train] == task]].mean() for task in np.unique(whole.labels[train])}
+        want = [means.get(task, truth[train].mean()) for task in whole.labels[test]]
+        np.testing.assert_allclose(result.predictions[protocol, "task mean"], [truth[test], want])
+
+
 def test_one_start_is_never_on_both_sides(four_tasks):
     zoos = population("mlp4", four_tasks, seeds=[3, 3, 3, 4])
     whole, _ = joined("x", zoos)
