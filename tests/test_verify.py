@@ -103,3 +103,18 @@ def test_options_of_the_data_are_in_the_manifest(tmp_path):
         path.write_text(sound.replace('{\n   "test_fraction": 0.5\n  }', options))
         with pytest.raises(ValueError, match=r"with the set's data_options|could not convert|y and groups belong"):
             verify(tmp_path / "set", retrain=1, progress=False)
+
+
+def test_a_plan_is_enough_to_know_the_data_and_the_backend(made):
+    path = made / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for key in manifest["plan"]:  # what generate also writes into info
+        manifest["info"].pop(key, None)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="other data than these 4 tasks of digits"):
+        verify(made, retrain=1, tasks=wsfast.tasks("digits", n=4, test_fraction=0.5), progress=False)
+    assert verify(made, retrain=1, progress=False) == []
+    manifest["plan"]["backend"] = "triton"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was trained on a GPU; networks are trained again on the CPU only"):
+        verify(made, retrain=1, progress=False)
