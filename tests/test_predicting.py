@@ -106,6 +106,8 @@ def test_what_is_saved(result, tmp_path):
     said = result.table()
     assert "112 x mlp4 on digits: 4 tasks, 4 sets, 0 diverged" in said
     assert "deep sets" in said
+    assert "tasks resampled" in said
+    assert "networks resampled" in type(result)({**result.numbers, "tasks": 1}, {}).table()
 
 
 @pytest.mark.parametrize("name", ["mlp4-wasym", "mlp4-sigma"])
