@@ -139,6 +139,8 @@ def test_drawn_pairs_are_positions_in_the_set(zoo, four_tasks):
     again = wsfast.connectivity(broken, four_tasks, pairs=found.pairs, points=3, progress=False)
     for key, curve in found.curves.items():
         np.testing.assert_array_equal(curve, again.curves[key])
+    with pytest.raises(ValueError, match=r"a network of the pairs diverged \(WeightSet.diverged\)"):
+        wsfast.connectivity(broken, four_tasks, pairs=np.array([[1, 2], [3, 4]]), points=3)
 
 
 def test_tasks_without_test_samples(zoo, four_tasks, result):
@@ -207,6 +209,9 @@ def test_an_imported_set_on_the_command_line(zoo, result, tmp_path, capsys):
                 [row["curve"][0], row["curve"][-1]], 0, atol=0.2
             )  # of other tasks they are above 1
             assert len(curve) == row["n"] == 10
+    replace(part, task_names=("0+2", "cats")).save(tmp_path / "strange")
+    assert cli.main(["connectivity", str(tmp_path / "strange"), "--data", "digits"]) == 2
+    assert "strange has a task 'cats', digits has none of this name" in capsys.readouterr().err
     assert cli.main([*command, "--data", "faker_surnames"]) == 2
     assert (
         "the set takes (64,), has 2 classes and labels 0..3, tasks of faker_surnames are (" in capsys.readouterr().err

@@ -211,9 +211,12 @@ def _tasks_of(zoo: Any, args: argparse.Namespace) -> Any:
         raise ValueError(f"{args.command}: --data is for imported sets, {args.zoo} was generated on {own}")
     known = tasks(args.data, root=args.data_root)
     by_name = dict(zip(known.names, known.tasks, strict=True))
-    named = by_name.keys() >= set(zoo.task_names)
-    chosen = [by_name[name] for name in zoo.task_names] if named else known.tasks[: len(zoo.task_names)]
-    return replace(known, tasks=tuple(chosen))
+    unknown = set(zoo.task_names) - by_name.keys()
+    if len(unknown) == len(set(zoo.task_names)):  # numbers, say: label i is the i-th task
+        return replace(known, tasks=known.tasks[: len(unknown) or None])
+    if unknown:
+        raise ValueError(f"{args.command}: {args.zoo} has a task {min(unknown)!r}, {args.data} has none of this name")
+    return replace(known, tasks=tuple(by_name[name] for name in zoo.task_names))
 
 
 def _connectivity(args: argparse.Namespace) -> int:
