@@ -144,8 +144,6 @@ def test_bad_input(tmp_path, monkeypatch):
     for how, most in (({}, 3), ({"groups": [(0, 1)]}, 1), ({"groups": np.arange(30) // 15}, 2)):
         with pytest.raises(ValueError, match=rf"n must be at most {most} for arrays, got 4"):
             wsfast.tasks(x, y, n=4, **how)
-    with pytest.raises(ValueError, match=r"faker_surnames has a test set of its own, got test_fraction=0.3"):
-        wsfast.tasks("faker_surnames", test_fraction=0.3)
     with pytest.raises(TypeError, match=r"x must hold real numbers, got complex128"):
         wsfast.tasks(x + 1j, y)
     for empty in (x[:0], x[:, :0]):

@@ -46,7 +46,11 @@ ROOT = {"help": "folder of the data sets (default: the environment's WSFAST_DATA
 WIDTH = _count("hidden units (default: what suits the data)")
 JSON, TABLE = _flag("print JSON"), _flag("print JSON instead of the table")
 STATE = {"help": f"a state dict: {', '.join(SUFFIXES)}"}
-GENERATED = {"help": "folder of a generated weight set"}
+STORED = {"help": "folder of a stored weight set"}
+DATA_OF = {
+    "help": "what an imported set was trained on (tasks by their names, or else label i being the i-th): one of "
+    + ", ".join(LOADERS)
+}
 LOG: dict[str, Any] = {"metavar": "FILE", "help": "append events to it, one JSON object a line"}
 TRAINING = {
     "--data": DATA,
@@ -94,7 +98,7 @@ COMMANDS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # what each is f
     "cross": (
         "train the weight classifier on one set, test it on another",
         {
-            "a": {"help": "folder of a stored weight set"},
+            "a": STORED,
             "b": {"help": "another of the same tasks"},
             "--features": {"default": "chain", "choices": FEATURES, "help": "what the classifier reads"},
             "--classifier": CLASSIFIER,
@@ -108,7 +112,8 @@ COMMANDS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # what each is f
     "connectivity": (
         "loss on straight lines between the networks of a task, as they came and aligned by weight matching",
         {
-            "zoo": GENERATED,
+            "zoo": STORED,
+            "--data": DATA_OF,
             "--pairs": _count("of networks, a task", 20),
             "--points": _count("on a line", 25),
             "--seed": _count("of the pairs", 0),
@@ -131,7 +136,8 @@ COMMANDS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {  # what each is f
     "converge": (
         "do hidden units of two networks answer alike? matches over the data a stored set was trained on",
         {
-            "zoo": GENERATED,
+            "zoo": STORED,
+            "--data": DATA_OF,
             "--pairs": _count("of networks, of each kind", 200),
             "--samples": _count("test samples that all networks answer", 512),
             "--clusters": _count("groups of units (default: a fourth of the units)"),
