@@ -58,6 +58,7 @@ def test_planted_orders_are_found_and_functions_kept(name, method):
     if method == "weights":
         for p in zoo.network.parameters:
             np.testing.assert_array_equal(found.zoo.parameters[p.name], zoo.parameters[p.name], err_msg=p.name)
+        assert {len(path) for path in found.objective} == {2}  # at once, layer by layer from the inputs on
     want, got = (activations(z, inputs(zoo.network)) for z in (zoo, found.zoo))
     for layer in want:  # units that always answer the same are told apart by nothing
         z = standardise(want[layer])

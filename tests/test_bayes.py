@@ -74,6 +74,14 @@ def test_a_posterior_is_less_sure_of_noisy_labels():
         assert row["ece_95"][1] < -0.05, row["against"]
 
 
+def test_more_draws_of_a_posterior_lose_less(two_tasks):
+    """The mean of probabilities, not of losses (Jensen); a point network has nothing to draw."""
+    options = {"repeats": 2, "width": 12, "steps": 30, "prior": 30.0, "progress": False}
+    one, many = (wsfast.bayesian("mlp4", two_tasks, samples=n, **options).measured for n in (1, 64))
+    assert (many["variational"][0] < one["variational"][0]).all()
+    np.testing.assert_array_equal(many["point"], one["point"])
+
+
 def test_matched_networks_have_as_many_trained_numbers(result, two_tasks):
     net = wsfast.network("mlp4-wasym", two_tasks.shape, 2, 24)
     rows = {row["model"]: row for row in result.to_dict()["rows"]}
@@ -118,6 +126,21 @@ def test_what_is_saved(result, tmp_path):
     assert said.count("point, matched") == 2
 
 
+def test_intervals_of_a_single_task_are_over_its_networks():
+    task = wsfast.tasks("digits", n=1)
+    options = {"width": 5, "steps": 30, "samples": 2, "progress": False}
+    found = wsfast.bayesian("mlp4", task, repeats=9, **options)
+    for row in found.to_dict()["rows"]:
+        nll = found.measured[row["model"]][0]
+        low, high = row["nll_95"]
+        assert high - low == pytest.approx(2 * 1.96 * nll.std() / 3, rel=0.2)
+    assert "networks resampled" in found.table()
+    alone = wsfast.bayesian("mlp4", task, repeats=1, **options)
+    assert {row["nll_95"] for row in alone.to_dict()["rows"]} == {None}
+    assert alone.table().count("[") == 1  # the legend's
+    assert alone.drawn().startswith("<svg")
+
+
 def test_bad_input(two_tasks):
     for wrong, message in (
         ({"network": "resnet-mlp12"}, r"want linear layers and activations, .* got resnet-mlp12"),
@@ -135,6 +158,8 @@ def test_bad_input(two_tasks):
         options = {"network": "mlp4", "repeats": 1, "width": 4, "steps": 3, "progress": False, **wrong}
         with pytest.raises(ValueError, match=message):
             wsfast.bayesian(tasks=two_tasks, **options)
+    with pytest.raises(TypeError, match=r"bayesian: tasks must be a TaskSet \(wsfast.tasks\), got str"):
+        wsfast.bayesian("mlp4", "digits", repeats=1)
     untested = wsfast.tasks(np.zeros((8, 4)), np.arange(8) % 2, test_fraction=0)
     with pytest.raises(ValueError, match=r"a task of .* has no test samples"):
         wsfast.bayesian("mlp4", untested, repeats=1, width=4)

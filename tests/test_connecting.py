@@ -1,9 +1,11 @@
 import json
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import pytest
 import torch
+from torch.nn import AdaptiveAvgPool2d, BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from wsfast.reference.interpolate import barrier
 
 import wsfast
@@ -107,6 +109,26 @@ def test_imported_networks(zoo, four_tasks, result):
     assert "20 pairs of mlp on digits" in found.table()
 
 
+def test_pairs_in_hand_are_few_and_curves_the_same(zoo, four_tasks, monkeypatch):
+    """Of sets whose pairs do not fit in memory together."""
+
+    def align(networks, to):
+        sizes.append(len(networks))
+        return wsfast.align(networks, to).zoo
+
+    def run():
+        return wsfast.connectivity(zoo, four_tasks, pairs=5, points=3, align=align, progress=False)
+
+    sizes = []
+    whole = run()
+    monkeypatch.setattr("wsfast.connecting.RUN", 7 * zoo.nbytes // len(zoo))
+    parts = run()
+    assert sizes == [20, 7, 7, 6]
+    assert list(parts.curves) == list(whole.curves)
+    for key, curve in whole.curves.items():
+        np.testing.assert_array_equal(parts.curves[key], curve)
+
+
 def test_drawn_pairs_are_positions_in_the_set(zoo, four_tasks):
     arrays = {name: np.array(array) for name, array in zoo.parameters.items()}
     next(iter(arrays.values()))[[0, 3]] = np.nan
@@ -117,6 +139,8 @@ def test_drawn_pairs_are_positions_in_the_set(zoo, four_tasks):
     again = wsfast.connectivity(broken, four_tasks, pairs=found.pairs, points=3, progress=False)
     for key, curve in found.curves.items():
         np.testing.assert_array_equal(curve, again.curves[key])
+    with pytest.raises(ValueError, match=r"a network of the pairs diverged \(WeightSet.diverged\)"):
+        wsfast.connectivity(broken, four_tasks, pairs=np.array([[1, 2], [3, 4]]), points=3)
 
 
 def test_tasks_without_test_samples(zoo, four_tasks, result):
@@ -160,6 +184,40 @@ def test_on_the_command_line(zoo, tmp_path, capsys):
     assert "backend numba runs on cpu, not on cuda" in capsys.readouterr().err
 
 
+def test_an_imported_set_on_the_command_line(zoo, result, tmp_path, capsys):
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(i) for i in range(len(zoo))], zoo.labels)
+    imported.save(tmp_path / "zoo")
+    command = ["connectivity", str(tmp_path / "zoo"), "--pairs", "5", "--points", "5", "--json"]
+    assert cli.main(command) == 2
+    assert "connectivity: the set was trained on 'imported', which no loader has" in capsys.readouterr().err
+    assert cli.main([*command, "--data", "digits"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["data"], found["tasks"]) == ("digits", 4)
+    want = {(r["split"], r["measure"]): r for r in result.numbers["lines"] if r["line"] == "naive"}
+    for row in found["lines"]:
+        if row["line"] == "naive":
+            assert row["curve"] == want[row["split"], row["measure"]]["curve"]
+    part = replace(imported[np.isin(imported.labels, [3, 1])], task_names=("0+2", "0+4"))
+    part = replace(part, labels=(part.labels == 3).astype(np.int64))
+    part.save(tmp_path / "part")
+    assert cli.main(["connectivity", str(tmp_path / "part"), *command[2:], "--data", "digits"]) == 0
+    chosen = np.isin(zoo.labels[result.pairs[:, 0]], [1, 3])
+    for row in json.loads(capsys.readouterr().out)["lines"]:
+        if row["line"] == "naive":
+            curve = result.curves["naive", row["split"], row["measure"]][chosen]
+            np.testing.assert_allclose(
+                [row["curve"][0], row["curve"][-1]], 0, atol=0.2
+            )  # of other tasks they are above 1
+            assert len(curve) == row["n"] == 10
+    replace(part, task_names=("0+2", "cats")).save(tmp_path / "strange")
+    assert cli.main(["connectivity", str(tmp_path / "strange"), "--data", "digits"]) == 2
+    assert "strange has a task 'cats', digits has none of this name" in capsys.readouterr().err
+    assert cli.main([*command, "--data", "faker_surnames"]) == 2
+    assert (
+        "the set takes (64,), has 2 classes and labels 0..3, tasks of faker_surnames are (" in capsys.readouterr().err
+    )
+
+
 def test_networks_without_symmetries_are_not_aligned(four_tasks, tmp_path, capsys):
     recipe = wsfast.Recipe(lr=0.1, batch_size=32, epochs=1, decay_epochs=())
     zoo = wsfast.generate("mlp4-sigma", four_tasks, repeats=2, width=8, recipe=recipe, progress=False)
@@ -178,20 +236,48 @@ def test_convolutional_networks(backend):
     for name in ("plainnet5", "resnet5", "plainnet5-sigma"):
         zoo = wsfast.generate(name, tasks, repeats=2, width=3, recipe=recipe, progress=False)
         found = wsfast.connectivity(zoo, tasks, points=3, backend=backend, progress=False)
+        assert {row[kind]["ci95"] for row in found.to_dict()["lines"] for kind in row if kind.startswith("b")} == {None}
         for k, t in enumerate(found.points):
             want = torch_loss(zoo, tasks, *found.pairs[0], float(t), "train")
             got = [found.curves["naive", "train", measure][0, k] for measure in ("loss", "error")]
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_imported_convolutions_take_images_of_any_size():
+    def model(seed):
+        torch.manual_seed(seed)
+        units = [(Conv2d(a, 3, 3, padding=1), BatchNorm2d(3), ReLU(), MaxPool2d(2)) for a in (1, 3, 3)]
+        return Sequential(*chain(*units), AdaptiveAvgPool2d(1), Flatten(), Linear(3, 2)).eval()
+
+    zoo = wsfast.WeightSet.from_torch([model(seed) for seed in range(3)])
+    rng, y = np.random.default_rng(9), np.arange(20) % 2
+    for shape in ((1, 8, 8), (1, 9, 35)):
+        tasks = wsfast.tasks(rng.random((20, *shape), np.float32), y)
+        found = wsfast.connectivity(zoo, tasks, pairs=np.int64(1), points=3, progress=False)
+        for k, t in enumerate(found.points):
+            want = torch_loss(zoo, tasks, *found.pairs[0], float(t), "train")
+            got = [found.curves["naive", "train", measure][0, k] for measure in ("loss", "error")]
+            np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
+    for shape in ((1, 7, 8), (2, 8, 8)):
+        with pytest.raises(ValueError, match=r"the set takes \(1, 32, 32\)"):
+            wsfast.connectivity(zoo, wsfast.tasks(rng.random((20, *shape), np.float32), y), progress=False)
+
+
 def test_bad_input(zoo, four_tasks):
     two_tasks = wsfast.tasks("digits", n=2)
     imported = wsfast.WeightSet.from_torch([zoo.to_torch(0), zoo.to_torch(1)], labels=[4, 4])
     small = wsfast.WeightSet.from_arrays([np.ones((2, 3, 4)), np.ones((2, 4, 2))])
+    names = wsfast.tasks("faker_surnames", n=1)
+    names = replace(names, x=names.x[:, :1].repeat(20, axis=1), shape=(20, 58))
+    turned = replace(imported, task_names=("0+1", "0+3", "mine", "0+2", "4"))
+    letters = wsfast.WeightSet.from_arrays([np.ones((2, 1160, 4)), np.ones((2, 4, 2))])
     for wrong, message in (
-        ({"zoo": imported, "tasks": None}, r"the set was not generated, want its tasks \(tasks=, label i"),
-        ({"zoo": imported}, r"has 2 classes and labels up to 4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
+        ({"zoo": imported, "tasks": None}, r"trained on 'imported', which no loader has: want its tasks, label i is"),
+        ({"zoo": imported}, r"has 2 classes and labels 4\.\.4, tasks of digits are \(1, 8, 8\), 2, 0\.\.3"),
+        ({"zoo": replace(zoo, labels=zoo.labels - 1)}, r"has 2 classes and labels -1\.\.2, tasks of digits"),
+        ({"zoo": turned}, r"the set's label 1 is 0\+3, which is tasks\[2\] of digits \(want tasks in the order"),
         ({"zoo": small}, r"the set takes \(3,\), has 2 classes"),
+        ({"zoo": letters, "tasks": names}, r"the set takes \(1160,\), .* are \(20, 58\), 2"),
         ({"tasks": two_tasks}, r"trained on other tasks than these 2 of digits"),
         ({"seed": -1}, r"connectivity: seed must be 0\.\.2\^64 - 1, got -1"),
         ({"pairs": 0}, r"pairs must be at least 1, got 0"),
@@ -203,3 +289,5 @@ def test_bad_input(zoo, four_tasks):
     ):
         with pytest.raises(ValueError, match=message):
             wsfast.connectivity(**{"zoo": zoo, "tasks": four_tasks, "progress": False, **wrong})
+    with pytest.raises(TypeError, match=r"connectivity: tasks must be a TaskSet \(wsfast.tasks\), got str"):
+        wsfast.connectivity(zoo, "digits")

@@ -1,9 +1,11 @@
 import json
 import re
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.linear_model import Lasso
 
@@ -125,6 +127,7 @@ def test_numbers_are_the_matches_of_the_correlations(zoo, inputs, result):
         row = rows(result, kind)[1]
         found = [[row[k][m] for k in ("semi_r", "match_r", "random_r")] for m in ("mean", "sd")]
         np.testing.assert_allclose(found, [np.mean(want, axis=0), np.std(want, axis=0)], atol=1e-5, err_msg=kind)
+        assert 0 < row["dead"] == pytest.approx((np.ptp(x[chosen], axis=3) == 0).mean())
     semi, match = result.curves["same task", "act2"]
     assert (np.diff(semi) <= 0).all()
     assert (semi >= match - 1e-6)[:3].all()
@@ -138,7 +141,10 @@ def test_sparse_prediction_is_scikit_learns(zoo, inputs, result):
         ends = ((x[n] - x[n, :, :half].mean(1)[:, None]) / (x[n, :, :half].std(1)[:, None] + 1e-300) for n in (i, j))
         a, b = (np.where(np.ptp(z[:, :half], axis=1)[:, None] > 0, z, 0) for z in ends)
         alive = (np.ptp(b[:, :half], axis=1) > 0) & (np.ptp(b[:, half:], axis=1) > 0)
-        models = [Lasso(alpha=p, fit_intercept=False).fit(a[:, :half].T, b[alive, :half].T) for p in PENALTIES[:5]]
+        models = [
+            Lasso(alpha=p, fit_intercept=False, max_iter=20_000).fit(a[:, :half].T, b[alive, :half].T)
+            for p in PENALTIES[:5]
+        ]
         left = [((b[alive, half:] - m.coef_ @ a[:, half:]) ** 2).mean(1) / b[alive, half:].var(1) for m in models]
         wanted.append(np.mean(left, axis=1))
         used.append([(m.coef_ != 0).sum(axis=1).mean() for m in models])
@@ -162,6 +168,7 @@ def test_shuffled_inputs_keep_an_image_whole():
 def test_the_same_seed_gives_the_same_numbers(zoo, inputs, result):
     again = wsfast.convergence(zoo, inputs, **QUICK)
     assert again.numbers["rows"] == result.numbers["rows"]
+    assert again.numbers["backend"] == "numba"
     other = wsfast.convergence(zoo, inputs, **QUICK, seed=1)
     assert other.numbers["rows"] != result.numbers["rows"]
 
@@ -195,6 +202,32 @@ def test_the_page_holds_every_number_and_loads_nothing(result, tmp_path):
         assert f"{row['match_mi']['mean']:.3f}" in result.table()
 
 
+def test_pairs_are_drawn_evenly_from_sets_of_any_size():
+    rng, labels = np.random.default_rng(0), np.array([2, 0, 2, 1, 0, 2])
+    same = {(1, 4), (0, 2), (0, 5), (2, 5)}
+    every = {(i, j) for j in range(6) for i in range(j)}
+    for alike, want in ((True, same), (False, every - same)):
+        drawn = _drawn(labels, alike, 99, rng)
+        assert len(drawn) == len(want)
+        assert {tuple(pair) for pair in drawn.tolist()} == want
+        counts = Counter(tuple(pair) for _ in range(400) for pair in _drawn(labels, alike, 2, rng).tolist())
+        assert set(counts) == want
+        assert max(counts.values()) < 2 * min(counts.values())
+    assert _drawn(np.arange(3), True, 5, rng).shape == (0, 2)
+    labels = rng.permutation(np.arange(300_000) // 100)  # 4.5e10 pairs, which no memory holds
+    for alike in (True, False):
+        i, j = _drawn(labels, alike, 50, rng).T
+        assert ((labels[i] == labels[j]) == alike).all()
+        assert (i < j).all()
+        assert len({*zip(i.tolist(), j.tolist(), strict=True)}) == 50
+
+
+def _halves(batches):
+    """Those before and after lengths begin anew."""
+    (cut,) = np.flatnonzero(np.diff([b.shape[1] for b in batches]) < 0) + 1
+    return batches[:cut], batches[cut:]
+
+
 def test_sample_inputs(four_tasks):
     (x,) = sample_inputs(four_tasks, 20)
     assert x.shape == (20, 1, 8, 8)
@@ -204,6 +237,9 @@ def test_sample_inputs(four_tasks):
     names = wsfast.tasks("names", n=2)
     batches = sample_inputs(names, 30)
     assert sum(map(len, batches)) == 30
+    lengths = [np.concatenate([[b.shape[1]] * len(b) for b in part]) for part in _halves(sample_inputs(names, 600))]
+    assert 0 <= len(lengths[0]) - len(lengths[1]) <= 1
+    assert abs(np.mean(lengths[0]) - np.mean(lengths[1])) < 0.5 < np.std(lengths[0])
     for batch in batches:
         assert (batch.sum(axis=2) == 1).all()  # no step is past a name's end
 
@@ -244,9 +280,29 @@ def test_from_the_command_line(tmp_path, capsys):
     assert "holds no weight set" in capsys.readouterr().err
 
 
-def test_bad_input(zoo, inputs, tmp_path):
-    from wsfast.converging import stored_inputs
+def test_an_imported_set_on_the_command_line(zoo, tmp_path, capsys):
+    """To it the images are pixels in a row."""
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(i) for i in range(40)], zoo.labels)
+    assert (zoo.network.input_shape, imported.network.input_shape) == ((1, 8, 8), (64,))
+    found = []
+    for name, each in (("own", zoo), ("imported", imported)):
+        each.save(tmp_path / name)
+        out = ["--out", str(tmp_path / "run"), "--json", "--pairs", "3", "--samples", "40"]
+        assert cli.main(["converge", str(tmp_path / name), *out, "--data", "digits"]) == 0
+        found.append([r for r in json.loads(capsys.readouterr().out)["rows"] if r["pairs"] != "untrained"])
+    assert len(found[0]) == len(found[1]) == 9
+    for own, other in zip(*found, strict=True):
+        assert other | {"layer": own["layer"]} == own
+    assert cli.main(["converge", str(tmp_path / "imported"), *out]) == 2
+    assert "converge: the set was trained on 'imported', which no loader has" in capsys.readouterr().err
+    assert cli.main(["converge", str(tmp_path / "imported"), "--out", str(tmp_path / "not made")]) == 2
+    assert not (tmp_path / "not made").exists()
+    assert cli.main(["converge", str(tmp_path / "own"), *out, "--data", "faker_surnames"]) == 2
+    said = f"converge: --data is for imported sets, {tmp_path / 'own'} was generated on digits"
+    assert said in capsys.readouterr().err
 
+
+def test_bad_input(zoo, four_tasks, inputs):
     with pytest.raises(ValueError, match=r"pairs must be at least 1, got 0"):
         wsfast.convergence(zoo, inputs, pairs=0)
     with pytest.raises(ValueError, match=r"clusters must be at least 2, got 1"):
@@ -259,6 +315,12 @@ def test_bad_input(zoo, inputs, tmp_path):
         wsfast.convergence(zoo, np.full((3, 1, 8, 8), np.nan))
     with pytest.raises(ValueError, match=r"inputs must be \[samples, 1, 8, 8\], got \[3, 64\]"):
         wsfast.convergence(zoo, np.ones((3, 64)))
-    zoo.save(tmp_path / "imported")
-    with pytest.raises(ValueError, match=r"imported was not generated, its data is not known"):
-        stored_inputs(tmp_path / "imported")
+    with pytest.raises(ValueError, match=r"inputs must be one array or more, got none"):
+        wsfast.convergence(zoo, [])
+    for wrong, kind in ((four_tasks, "Task"), (inputs[0].tolist(), "list"), (torch.from_numpy(inputs[0]), "Tensor")):
+        with pytest.raises(TypeError, match=rf"a list of arrays, got {kind} among them \(of tasks: .*sample_inputs\)"):
+            wsfast.convergence(zoo, wrong)
+    with pytest.raises(TypeError, match=r"convergence: want a WeightSet, got str"):
+        wsfast.convergence("zoos/digits", inputs)
+    with pytest.raises(ValueError, match=r"samples must be at least 2, got 1"):
+        sample_inputs(four_tasks, 1)

@@ -104,8 +104,35 @@ def test_networks_of_one_start_are_on_one_side(zoo):
         wsfast.cross(*(zoo[np.isin(zoo.repeats, own)] for own in ([0, 1], [0, 9])))
 
 
+def test_other_data_of_the_same_names_is_said(zoo, other, result, tmp_path):
+    said = "the sets' data differ under the same names"
+    assert result.numbers["same_data"] is True
+    assert said not in result.table()
+    few = wsfast.tasks("digits", n=4, test_fraction=0.5)
+    strange = wsfast.generate("mlp4", few, repeats=9, seed=1, width=24, progress=False, out=tmp_path / "set")
+    found = wsfast.cross(zoo, tmp_path / "set", progress=False)
+    assert found.numbers["same_data"] is False
+    assert said in found.table()
+    imported = wsfast.WeightSet.from_torch([strange.to_torch(i) for i in range(36)], strange.labels)
+    found = wsfast.cross(zoo, replace(imported, task_names=zoo.task_names), progress=False)
+    assert found.numbers["same_data"] is None
+    assert "is not known" in found.table()
+
+
 def test_retrieval_trains_and_ranks_on_other_tasks(zoo, noisy):
-    """The classifier of a has seen none of the tasks that b's networks are looked for in."""
+    """The classifier of one set has seen none of the tasks that the other's networks are looked for in."""
+
+    def ranked(model, across, labels, query, gallery):
+        assert not set(model.classes_) & set(labels[query]) | set(model.classes_) & set(labels[gallery])
+        seen.append(set(model.classes_))
+        return protocols.rank(model, across, labels, query, gallery)
+
+    seen = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(crossing.PROTOCOLS, "retrieval", ranked)
+        for seed in range(3):
+            wsfast.cross(zoo, noisy, classifier="ridge", seed=seed, progress=False)
+    assert len(seen) == 3 * 3 * 4
     c = cells(wsfast.cross(zoo, noisy, classifier="ridge", progress=False))[2, "retrieval", "a", "b"]
     train, query, gallery = protocols.retrieval_split(noisy.labels, 0)
     assert not set(zoo.labels[train]) & set(noisy.labels[query])
@@ -144,6 +171,7 @@ def test_on_the_command_line(zoo, other, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)
     assert printed["cells"] == stored["cells"]
     assert printed["a"]["networks"] == 40
+    assert printed["backend"] == "numba"
 
 
 def test_sets_that_cannot_be_crossed(zoo, tmp_path, capsys):

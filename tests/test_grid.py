@@ -15,6 +15,7 @@ from wsfast.gridding import COLUMNS
 from wsfast.layer_statistics import layer_statistics
 from wsfast.protocols import retrieval, retrieval_split, seen_from
 from wsfast.shared_start import shared_start
+from wsfast.trained_on import trained_on
 
 RECIPE = wsfast.Recipe(lr=0.02, epochs=3, batch_size=32, decay_epochs=())
 WIDTH = 8
@@ -130,6 +131,8 @@ def test_a_shared_start_is_shared_and_the_order_of_samples_is_not(four_tasks, sh
     assert not shared.diverged.any()
     lines = wsfast.connectivity(shared, four_tasks, points=3, progress=False).curves
     assert {line for line, _, _ in lines} == {"naive"}  # initial weights drawn from a seed would be others
+    half = wsfast.tasks("digits", n=2, test_fraction=0.5)
+    assert trained_on("x", shared_start(shared.network, half, repeats=1, recipe=none)).sha256() == half.sha256()
 
 
 def test_fixed_entries_are_no_features(four_tasks):

@@ -198,6 +198,7 @@ def safe(folder, shapes):
         {"fc1": (8, 8), "fc2": (8, 8), "classifier": (8, 3)},
         {"conv1": (3, 5, 3, 3), "conv2": (5, 4, 3, 3), "a.1": (4 * 36, 9), "a.2": (9, 3)},
         {"body.0.up": (8, 6), "body.0.down": (6, 7), "body.1.up": (7, 6), "body.1.down": (6, 9)},
+        {"stem": (3, 8, 3, 3), "fc": (32, 12), "out": (12, 32)},  # of the two only fc takes pixels of 8 channels
     ],
 )
 def test_safetensors_are_put_in_order_by_numbers_and_sizes(tmp_path, shapes):

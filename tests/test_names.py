@@ -3,6 +3,7 @@ import pytest
 
 import wsfast
 from wsfast import datasets, names
+from wsfast.describing import describe
 from wsfast.recipe import Recipe
 from wsfast.verifying import verify
 
@@ -119,6 +120,8 @@ def test_bad_input(folder, no_root):
         wsfast.tasks("names", split_seed=-1)
     with pytest.raises(TypeError, match=r"digits has no option clean"):
         wsfast.tasks("digits", clean=False)
+    with pytest.raises(TypeError, match=r"cifar100 has no option test_fraction"):
+        wsfast.tasks("cifar100", test_fraction=0.5)
     with pytest.raises(TypeError, match=r"arrays have no option split_seed"):
         wsfast.tasks(np.zeros((4, 2)), np.arange(4) % 2, split_seed=1)
     with pytest.raises(ValueError, match=r"steps must be None or 1\.\.16777215, got 0"):
@@ -139,3 +142,14 @@ def test_a_stored_set_of_fakers_surnames_is_checked_against_them(no_root, folder
     monkeypatch.setenv("WSFAST_DATA", str(folder))
     assert wsfast.tasks("names").name == "names"
     assert verify(zoo, retrain=2) == []
+
+
+@pytest.mark.parametrize("name", ["names", "faker_surnames"])
+def test_a_stored_set_of_another_split_is_trained_again(name, folder, no_root):
+    root = write(folder, A=["Ab", "Ab", "Ac1", "Ad"], B=["X", "Y", "Zu"])
+    recipe = Recipe(momentum=0.0, batch_size=1, epochs=1, decay_epochs=(), steps=5)
+    tasks = wsfast.tasks(name, n=1, root=root, clean=False, split_seed=np.int64(3))
+    assert tasks.sha256() != wsfast.tasks(name, n=1, root=root).sha256()
+    wsfast.generate("gru2", tasks, repeats=1, width=3, recipe=recipe, out=folder / "zoo", progress=False)
+    assert verify(folder / "zoo", retrain=1, root=root) == []
+    assert describe(folder / "zoo")["data_options"] == {"clean": False, "split_seed": 3}

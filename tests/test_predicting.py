@@ -1,5 +1,6 @@
 import json
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -8,7 +9,9 @@ import wsfast
 from wsfast import cli
 from wsfast.aligning import shuffled_units
 from wsfast.asymmetry import fixed_entries, free_weights
+from wsfast.deep_sets import unit_features
 from wsfast.joining import joined
+from wsfast.layer_statistics import layer_statistics
 from wsfast.predicting import _splits
 from wsfast.starts import starts
 
@@ -103,15 +106,29 @@ def test_what_is_saved(result, tmp_path):
     said = result.table()
     assert "112 x mlp4 on digits: 4 tasks, 4 sets, 0 diverged" in said
     assert "deep sets" in said
+    assert "tasks resampled" in said
+    assert "networks resampled" in type(result)({**result.numbers, "tasks": 1}, {}).table()
 
 
 @pytest.mark.parametrize("name", ["mlp4-wasym", "mlp4-sigma"])
-def test_asymmetric_networks(name):
+def test_asymmetric_networks(name, monkeypatch):
+    """What is fixed is seen by the chains alone."""
     zoos = population(name, wsfast.tasks("digits", n=2), repeats=10)
+    fixed = fixed_entries(zoos[0].network)[0]
+
+    def without_fixed(zoo, op):
+        assert not zoo.to_matrix()[0][:, fixed].any()
+        read.append(op)
+        return op(zoo)
+
+    read = []
+    for op in (layer_statistics, unit_features):
+        monkeypatch.setattr(f"wsfast.predicting.{op.__name__}", partial(without_fixed, op=op))
     found = rows(wsfast.metanetworks(zoos, seed=2**40, progress=False))
     assert {protocol for protocol, _ in found} == {"seen tasks"}  # two tasks, of which none can be left unseen
     assert found["seen tasks", "chain 2"]["tau_95"][0] > 0.1
     assert found["seen tasks", "layer statistics"]["tau_95"][0] > 0.1
+    assert (read, len(fixed) > 0) == ([layer_statistics, unit_features], name == "mlp4-wasym")
 
 
 def test_fixed_entries_are_zeros():
@@ -134,6 +151,15 @@ def test_joined_sets_read_their_own_networks(zoos):
         np.testing.assert_array_equal(np.asarray(array), want)
         np.testing.assert_array_equal(np.asarray(array[rows]), want[rows])
     np.testing.assert_array_equal(whole.labels[rows], [0, 0, 0, 3])
+
+
+def test_the_baseline_of_a_task_is_its_training_networks_mean(zoos, result):
+    whole, _ = joined("x", zoos)
+    truth = whole.records["test_accuracy"]
+    for protocol, train, test in _splits(whole.labels, np.concatenate(starts(zoos)), seed=0):
+        means = {task: truth[train[whole.labels[train] == task]].mean() for task in np.unique(whole.labels[train])}
+        want = [means.get(task, truth[train].mean()) for task in whole.labels[test]]
+        np.testing.assert_allclose(result.predictions[protocol, "task mean"], [truth[test], want])
 
 
 def test_one_start_is_never_on_both_sides(four_tasks):
@@ -162,10 +188,12 @@ def test_bad_input(zoos, four_tasks):
     other = wsfast.generate("mlp4", four_tasks, repeats=1, width=13, progress=False)
     fewer = wsfast.generate("mlp4", wsfast.tasks("digits", n=2), repeats=1, width=12, progress=False)
     imported = wsfast.WeightSet.from_torch([zoos[0].to_torch(i) for i in range(3)], [0, 1, 2])
+    half = wsfast.generate("mlp4", wsfast.tasks("digits", n=4, test_fraction=0.5), repeats=1, width=12, progress=False)
     for given, target, message in (
         ([], None, r"want at least one weight set, got none"),
         ([zoos[0], other], None, r"want sets of one declaration, set 0 has mlp4 .*, set 1 mlp4 of 1,237 trained"),
         ([zoos[0], fewer], None, r"want sets of the same tasks, set 0 has 4 of digits, set 1 2 of digits"),
+        ([zoos[0], half], None, r"sets 0 and 1 were generated on different samples, splits or labels"),
         (imported, None, r"set 0 has no record of test accuracies \(target="),
         (zoos[0][:20], None, r"want at least 50 usable networks, got 20"),
         (zoos, np.zeros(112), r"the target of all networks is 0 \(vary learning rate"),

@@ -69,15 +69,52 @@ def test_an_unfinished_set_is_checked_as_far_as_it_goes(made, four_tasks):
 
 
 def test_what_cannot_be_trained_again(made, zoo, four_tasks, tmp_path):
-    zoo.save(tmp_path / "copy")
-    assert verify(tmp_path / "copy", progress=False) == []
+    wsfast.WeightSet.from_torch([zoo.to_torch(0)]).save(tmp_path / "imported")
+    assert verify(tmp_path / "imported", progress=False) == []
     with pytest.raises(ValueError, match="was not generated"):
-        verify(tmp_path / "copy", retrain=1, progress=False)
+        verify(tmp_path / "imported", retrain=1, progress=False)
     rng = np.random.default_rng(0)
     own = wsfast.tasks(rng.standard_normal((40, 5)).astype(np.float32), np.arange(40) % 2)
     wsfast.generate("mlp4", own, repeats=2, width=6, progress=False, out=tmp_path / "own")
-    with pytest.raises(ValueError, match="arrays of your own, which only Python's tasks"):
+    with pytest.raises(ValueError, match=r"trained on 'arrays', which no loader has: want its tasks"):
         verify(tmp_path / "own", retrain=1, progress=False)
     with pytest.raises(ValueError, match="other data"):
         verify(tmp_path / "own", retrain=1, tasks=four_tasks, progress=False)
     assert verify(tmp_path / "own", retrain=2, tasks=own, progress=False) == []
+
+
+def test_a_saved_set_knows_what_it_was_generated_from(zoo, tmp_path):
+    zoo[5:9].save(tmp_path / "part")
+    assert verify(tmp_path / "part", retrain=4, progress=False) == []
+
+
+def test_options_of_the_data_are_in_the_manifest(tmp_path):
+    recipe = wsfast.Recipe(epochs=1, decay_epochs=())
+    few = wsfast.tasks("digits", n=2, test_fraction=0.5)
+    wsfast.generate("mlp4", few, repeats=1, width=4, recipe=recipe, progress=False, out=tmp_path / "set")
+    assert verify(tmp_path / "set", retrain=2, progress=False) == []
+    path = tmp_path / "set" / "manifest.json"
+    sound = path.read_text()
+    for options in ('{"test_fraction": 0.25}', "{}"):
+        path.write_text(sound.replace('{\n   "test_fraction": 0.5\n  }', options))
+        with pytest.raises(ValueError, match=r"other data than these 2 tasks of digits \(scikit-learn load_digits\)"):
+            verify(tmp_path / "set", retrain=1, progress=False)
+    for options in ('{"clean": true}', "[1]", '{"n": 3}', '{"test_fraction": "x"}', '{"y": [1]}'):
+        path.write_text(sound.replace('{\n   "test_fraction": 0.5\n  }', options))
+        with pytest.raises(ValueError, match=r"with the set's data_options|could not convert|y and groups belong"):
+            verify(tmp_path / "set", retrain=1, progress=False)
+
+
+def test_a_plan_is_enough_to_know_the_data_and_the_backend(made):
+    path = made / "manifest.json"
+    manifest = json.loads(path.read_text())
+    for key in manifest["plan"]:  # what generate also writes into info
+        manifest["info"].pop(key, None)
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="other data than these 4 tasks of digits"):
+        verify(made, retrain=1, tasks=wsfast.tasks("digits", n=4, test_fraction=0.5), progress=False)
+    assert verify(made, retrain=1, progress=False) == []
+    manifest["plan"]["backend"] = "triton"
+    path.write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="was trained on a GPU; networks are trained again on the CPU only"):
+        verify(made, retrain=1, progress=False)

@@ -8,6 +8,7 @@ import torch
 from torch.func import functional_call
 
 from .declaration import Network
+from .kernel_arguments import takes
 from .modules import to_module
 from .weights import WeightSet
 
@@ -34,15 +35,22 @@ def activations(
 ) -> dict[str, np.ndarray]:
     """Every network's activations of every layer of `hidden_outputs`: name -> float32 [N, units, M].
 
-    inputs: what a network takes, [samples, *input_shape], or a list of such arrays (names of one length each). M runs
-    over samples, and over the positions of images and the steps of names; evenly spaced ones are taken where there are
-    more than `columns`. ValueError for inputs of another shape or not finite.
+    inputs: [samples, *input_shape], or another shape that the network takes (`wsfast.kernel_arguments.takes`), or a
+    list of such arrays (names of one length each). M runs over samples, and over the positions of images and the steps
+    of names; evenly spaced ones are taken where there are more than `columns`. ValueError for inputs of another shape
+    or not finite.
     """
     batches = [inputs] if isinstance(inputs, np.ndarray) else list(inputs)
     shape = zoo.network.input_shape
-    free = len(shape) == 2  # a name's steps are its own
+    if not batches:
+        raise ValueError("inputs must be one array or more, got none")
     for batch in batches:
-        if batch.ndim != len(shape) + 1 or batch.shape[1 + free :] != shape[free:] or not len(batch):
+        if not isinstance(batch, np.ndarray):
+            raise TypeError(
+                f"inputs must be an array or a list of arrays, got {type(batch).__name__} among them (of tasks: "
+                "wsfast.converging.sample_inputs)"
+            )
+        if batch.ndim < 2 or not len(batch) or not takes(zoo.network, batch.shape[1:]):
             raise ValueError(f"inputs must be [samples, {', '.join(map(str, shape))}], got {list(batch.shape)}")
         if not np.isfinite(batch).all():
             raise ValueError("inputs must be finite, got NaN or infinity among them")
@@ -59,8 +67,9 @@ def activations(
                  zoo.network.parameters}  # fmt: skip
         parts: dict[str, list[np.ndarray]] = {name: [] for name in names}
         for batch in batches:
+            x = torch.from_numpy(np.asarray(batch, np.float32))
             with torch.no_grad():
-                functional_call(module, state, torch.from_numpy(np.asarray(batch, np.float32)))
+                functional_call(module, state, x.flatten(1) if len(shape) == 1 else x)
             for name in names:
                 units = kept[name].movedim(1 if kept[name].ndim == 4 else -1, 0)
                 parts[name].append(units.reshape(len(units), -1).numpy())

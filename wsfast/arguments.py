@@ -23,6 +23,13 @@ EXIT = """exit codes:
 """
 
 
+class Defaults(argparse.ArgumentDefaultsHelpFormatter):
+    """Help that names a default where there is one; where None stands for it, the help itself says what."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default is None or action.default is False else super()._get_help_string(action)
+
+
 def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         "wsfast",
@@ -37,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     study = commands.add_parser(
         "study",
         help="train a population of networks, measure their similarity, write a report",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     study.add_argument("zoo", nargs="?", help="folder of a stored weight set, studied instead of a new one")
     _add_training(study)
@@ -53,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     generate = commands.add_parser(
         "generate",
         help="train a population into a folder; the same command goes on with what an interrupted one left",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     _add_training(generate)
     generate.add_argument("--out", required=True, help="folder of the weight set")
@@ -71,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
     cross = commands.add_parser(
         "cross",
         help="train the weight classifier on one set, test it on another",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     cross.add_argument("a", help="folder of a stored weight set")
     cross.add_argument("b", help="another of the same tasks")
@@ -86,9 +93,10 @@ def parser() -> argparse.ArgumentParser:
     connect = commands.add_parser(
         "connectivity",
         help="loss on straight lines between the networks of a task, as they came and aligned by weight matching",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
-    connect.add_argument("zoo", help="folder of a generated weight set")
+    connect.add_argument("zoo", help="folder of a stored weight set")
+    _add_data_of(connect)
     connect.add_argument("--pairs", type=int, default=20, help="of networks, a task")
     connect.add_argument("--points", type=int, default=25, help="on a line")
     connect.add_argument("--seed", type=int, default=0, help="of the pairs")
@@ -107,9 +115,10 @@ def parser() -> argparse.ArgumentParser:
     converge = commands.add_parser(
         "converge",
         help="do hidden units of two networks answer alike? matches over the data a stored set was trained on",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
-    converge.add_argument("zoo", help="folder of a generated weight set")
+    converge.add_argument("zoo", help="folder of a stored weight set")
+    _add_data_of(converge)
     converge.add_argument("--pairs", type=int, default=200, help="of networks, of each kind")
     converge.add_argument("--samples", type=int, default=512, help="test samples that all networks answer")
     converge.add_argument("--clusters", type=int, help="groups of units (default: a fourth of the units)")
@@ -123,7 +132,7 @@ def parser() -> argparse.ArgumentParser:
     meta = commands.add_parser(
         "metanetworks",
         help="predict networks' test accuracy from their weights, over sets whose learning rate and epochs vary",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     meta.add_argument("zoos", nargs="+", metavar="zoo", help="folders of generated weight sets of the same tasks")
     meta.add_argument("--seed", type=int, default=0, help="of the splits and the models")
@@ -135,7 +144,7 @@ def parser() -> argparse.ArgumentParser:
     grid = commands.add_parser(
         "grid",
         help="features against standard and asymmetric networks: is it the order of units that breaks raw weights?",
-        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        formatter_class=Defaults,
     )
     grid.add_argument("--data", default="digits", help=f"one of {', '.join(LOADERS)}")
     grid.add_argument("--tasks", type=int, default=20, help="the first so many tasks")
@@ -163,6 +172,12 @@ def _add_log(command: argparse.ArgumentParser, default: Any) -> None:
     command.add_argument(
         "--log-json", metavar="FILE", default=default, help="append events to it, one JSON object a line"
     )
+
+
+def _add_data_of(command: argparse.ArgumentParser) -> None:
+    known = ", ".join(LOADERS)
+    said = "what an imported set was trained on (tasks by their names, or else label i being the i-th)"
+    command.add_argument("--data", help=f"{said}: one of {known}")
 
 
 def _add_training(command: argparse.ArgumentParser) -> None:

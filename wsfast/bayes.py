@@ -75,7 +75,8 @@ def bayesian(
 
     Measured on the test samples of each network's task: mean negative log likelihood (nats), accuracy, and expected
     calibration error of 15 bins (Guo et al., ICML 2017), which is biased upwards where test samples are few. 95 %
-    intervals of means over networks, and of the variational model's difference from each other one, resample tasks.
+    intervals of means over networks, and of the variational model's difference from each other one, resample tasks
+    (networks where there is one task; None for a single network).
     device: "cpu" or "cuda". One call gives the same bits again on one machine.
 
     numbers: rows (model, network, widths, trained, nll, nll_95, ..., reliability: samples, confidence and accuracy of
@@ -172,9 +173,12 @@ def _measured(p: np.ndarray, labels: np.ndarray) -> tuple[float, float, float]:
 
 
 def _means(values: np.ndarray, tasks: np.ndarray, seed: int) -> dict[str, Any]:
+    """Means and intervals, None for a single network; tasks are resampled, of a single one its networks."""
     out: dict[str, Any] = {}
+    drawn = tasks if np.ptp(tasks) else np.arange(len(tasks))
     for name, row in zip(MEASURES, values, strict=True):
-        out |= {name: float(row.mean()), f"{name}_95": list(bootstrap_by_task(row, tasks, seed=seed))}
+        interval = list(bootstrap_by_task(row, drawn, seed=seed)) if len(row) > 1 else None
+        out |= {name: float(row.mean()), f"{name}_95": interval}
     return out
 
 
@@ -199,7 +203,8 @@ def table(n: dict[str, Any]) -> str:
         lines.append(_row(row["model"], widths, f"{row['trained']:,}", _said(row)))
     lines += ["", _row("variational less", "", "", list(MEASURES.values()))]
     lines += [_row(row["against"], "", "", _said(row)) for row in n["differences"]]
-    return "\n".join([*lines, "", "means over networks [95 % intervals, tasks resampled]; NLL in nats"])
+    drawn = "tasks" if n["tasks"] > 1 else "networks"
+    return "\n".join([*lines, "", f"means over networks [95 % intervals, {drawn} resampled]; NLL in nats"])
 
 
 def _row(model: str, widths: str, trained: str, values: Sequence[str]) -> str:
@@ -207,4 +212,7 @@ def _row(model: str, widths: str, trained: str, values: Sequence[str]) -> str:
 
 
 def _said(row: dict[str, Any]) -> list[str]:
-    return ["{:z.4f} [{:z.4f}, {:z.4f}]".format(row[name], *row[f"{name}_95"]) for name in MEASURES]
+    intervals = {name: row[f"{name}_95"] for name in MEASURES}
+    return [
+        f"{row[name]:z.4f}" + (" [{:z.4f}, {:z.4f}]".format(*pair) if pair else "") for name, pair in intervals.items()
+    ]

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -198,15 +199,36 @@ def _cross(args: argparse.Namespace) -> int:
     return 0
 
 
+def _tasks_of(zoo: Any, args: argparse.Namespace) -> Any:
+    """What a stored set was trained on: as it says itself, or of an imported one the tasks of --data that it names."""
+    from . import tasks
+    from .trained_on import trained_on
+
+    own = zoo.info.get("data")
+    if args.data in (None, own):
+        return trained_on(args.command, zoo, root=args.data_root)
+    if "tasks_sha256" in zoo.info:
+        raise ValueError(f"{args.command}: --data is for imported sets, {args.zoo} was generated on {own}")
+    known = tasks(args.data, root=args.data_root)
+    by_name = dict(zip(known.names, known.tasks, strict=True))
+    unknown = set(zoo.task_names) - by_name.keys()
+    if len(unknown) == len(set(zoo.task_names)):  # numbers, say: label i is the i-th task
+        return replace(known, tasks=known.tasks[: len(unknown) or None])
+    if unknown:
+        raise ValueError(f"{args.command}: {args.zoo} has a task {min(unknown)!r}, {args.data} has none of this name")
+    return replace(known, tasks=tuple(by_name[name] for name in zoo.task_names))
+
+
 def _connectivity(args: argparse.Namespace) -> int:
     from . import WeightSet, align, connectivity
     from .files import writable_folder
 
-    out, zoo = args.out and writable_folder(args.out), WeightSet.open(args.zoo)
+    zoo = WeightSet.open(args.zoo)
+    tasks, out = _tasks_of(zoo, args), args.out and writable_folder(args.out)
     options = {name: getattr(args, name) for name in ("pairs", "points", "seed", "backend", "device")}
     if zoo.network.groups:  # else no order of units is a symmetry
         options["align"] = lambda zoo, to: align(zoo, to).zoo
-    result = connectivity(zoo, root=args.data_root, **options)
+    result = connectivity(zoo, tasks, **options)
     if out:
         result.save(out)
     print(json.dumps(result.to_dict(), indent=1) if args.json else result.table())
@@ -222,11 +244,13 @@ def _search(args: argparse.Namespace) -> int:
 
 
 def _converge(args: argparse.Namespace) -> int:
-    from .converging import convergence, stored_inputs
+    from . import WeightSet
+    from .converging import convergence, sample_inputs
     from .files import writable_folder
 
-    out = writable_folder(args.out or f"runs/{Path(args.zoo).name}")
-    zoo, inputs = stored_inputs(args.zoo, args.samples, args.seed, args.data_root)
+    zoo = WeightSet.open(args.zoo)
+    inputs = sample_inputs(_tasks_of(zoo, args), args.samples, args.seed)
+    out = writable_folder(args.out or f"runs/{Path(args.zoo).resolve().name}")
     options = {name: getattr(args, name) for name in ("pairs", "clusters", "seed", "backend", "device")}
     result = convergence(zoo, inputs, **options)
     report = result.save(out)

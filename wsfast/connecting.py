@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import product
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +15,21 @@ from .declaration import Network
 from .events import Progress
 from .inference import bootstrap_by_task
 from .initial import untrained
-from .kernel_arguments import cnn_layers, mlp_layers
+from .kernel_arguments import cnn_layers, mlp_layers, takes
 from .kernels.numba.threads import unordered
 from .lazy import Lazy
 from .reference.interpolate import barrier, monotonicity
 from .result import Result
 from .seeds import whole_seed
 from .taskset import TaskSet
-from .taskset import tasks as named_tasks
+from .trained_on import trained_on
 from .weights import WeightSet, usable
 
 SCHEMA = 1
 SPLITS, MEASURES = ("train", "test"), ("loss", "error")
 TITLES = {"naive": "as they came", "aligned": "aligned", "init": "from init"}
 QUANTILES = (0.05, 0.5, 0.95)
+RUN = 1 << 30  # bytes of the first networks of the pairs in hand; the second ones take as many, aligned ones again
 Align = Callable[[WeightSet, WeightSet], WeightSet]
 Curves = Iterator[tuple[slice, np.ndarray]]  # which lines, loss and error along them [n, splits, measures, L]
 
@@ -73,8 +76,9 @@ def connectivity(
     in the set, both of one task. points: on a line, an odd number, from 0 to 1. align: (networks, their references) ->
     the networks, units reordered to match, such as `lambda zoo, to: wsfast.align(zoo, to).zoo`; the lines from the
     first networks to the aligned second ones are then measured too. device: "cpu" or "cuda", which multiplies in the
-    default precision of `generate` there. threads: pairs at a time on a CPU, all cores where None. BatchNorm's running
-    statistics are interpolated like all parameters. Diverged networks are left out of drawn pairs.
+    default precision of `generate` there. threads: pairs at a time on a CPU, all cores where None. Pairs are read and
+    aligned many at a time, not all at once. BatchNorm's running statistics are interpolated like all parameters.
+    Diverged networks are left out of drawn pairs.
 
     The barrier of a line is its lift over the chord, L(t) - ((1 - t) L(0) + t L(1)): the largest, and at the middle
     (Frankle et al., ICML 2020). Of every second network of a generated set also the way from its initial weights, drawn
@@ -89,57 +93,71 @@ def connectivity(
         raise ValueError(f"connectivity: points must be odd and at least 3, so that one is the middle, got {points}")
     good, seed = usable("connectivity", zoo), whole_seed("connectivity", seed)
     tasks = _tasks(good, tasks, root)
-    if isinstance(pairs, int):
-        alive = np.flatnonzero(~zoo.diverged)
-        drawn = alive[draw_pairs(zoo.labels[alive], pairs, seed)]
+    alive = np.arange(len(zoo)) if len(good) == len(zoo) else np.flatnonzero(~zoo.diverged)
+    if np.ndim(pairs) == 0:
+        drawn = alive[draw_pairs(zoo.labels[alive], index(pairs), seed)]
     else:
-        drawn = _checked(zoo, np.asarray(pairs))
-    a, b = zoo[drawn[:, 0]], zoo[drawn[:, 1]]
-    lines = {"naive": (a, b)}
-    if "seed" in zoo.info:
-        lines["init"] = (untrained(b), b)
-    if align is not None:
-        aligned = align(b, a)
-        if len(aligned) != len(a) or aligned.network.layers != a.network.layers:
-            raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
-        lines["aligned"] = (a, aligned)
-    t = np.linspace(0, 1, points)
+        drawn = _checked(zoo, np.asarray(pairs), alive)
+    labels, t = zoo.labels[drawn[:, 0]], np.linspace(0, 1, points)
     run = along_lines(good.network, tasks, t, backend, device, threads)
-    curves: dict[tuple[str, str, str], np.ndarray] = {}
+    there = {"naive": True, "init": "seed" in zoo.info, "aligned": align is not None}
+    lines = [line for line, measured in there.items() if measured]
+    found = {line: np.empty((len(drawn), len(SPLITS), len(MEASURES), points)) for line in lines}
+    step = max(1, RUN // (4 * sum(p.size for p in zoo.network.parameters)))
     with Progress("connectivity", len(lines) * len(drawn), "line", progress) as said:
-        for name, (start, end) in lines.items():
-            found = np.empty((len(drawn), len(SPLITS), len(MEASURES), points))
-            for some, measured in run(start, end):
-                found[some] = measured
-                said.advance(len(measured))
-                said.finished(len(measured), line=name)
-            curves |= {(name, s, m): found[:, k, j] for k, s in enumerate(SPLITS) for j, m in enumerate(MEASURES)}
+        for here in (slice(i, i + step) for i in range(0, len(drawn), step)):
+            a, b = (zoo[ends] for ends in drawn[here].T)
+            for line in lines:
+                for some, measured in run(*_ends(line, a, b, align)):
+                    found[line][here][some] = measured
+                    said.advance(len(measured))
+                    said.finished(len(measured), line=line)
+    kinds = product(lines, enumerate(SPLITS), enumerate(MEASURES))
+    curves = {(line, split, measure): found[line][:, k, j] for line, (k, split), (j, measure) in kinds}
     rows = []
     for (line, split, measure), curve in curves.items():
-        sampled = np.array([len(getattr(tasks[int(task)], f"{split}_rows")) > 0 for task in a.labels])
+        sampled = np.array([len(getattr(tasks[int(task)], f"{split}_rows")) > 0 for task in labels])
         if sampled.any():
             which = {"line": line, "split": split, "measure": measure, "n": int(sampled.sum())}
-            rows.append({**which, **_summary(line, curve[sampled], a.labels[sampled], t)})
+            rows.append({**which, **_summary(line, curve[sampled], labels[sampled], t)})
     about = {"data": tasks.name, **{k: good.info.get(k) for k in ("seed", "recipe", "precision")}}
     numbers = {"schema": SCHEMA, "network": good.network.name, "networks": len(zoo), "diverged": len(zoo) - len(good)}
-    numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(a.labels)), "points": points, "pair_seed": seed}
+    numbers |= {**about, "pairs": len(drawn), "tasks": len(np.unique(labels)), "points": points, "pair_seed": seed}
     numbers |= {"backend": backends.choose(backend, device), **provenance.record(device), "lines": rows}
     return ConnectivityResult(numbers, drawn, t, curves)
 
 
+def _ends(line: str, a: WeightSet, b: WeightSet, align: Align | None) -> tuple[WeightSet, WeightSet]:
+    """Where the lines between these pairs begin and end."""
+    if line == "init":
+        return untrained(b), b
+    if line == "naive" or align is None:
+        return a, b
+    aligned = align(b, a)
+    if len(aligned) != len(a) or aligned.network.layers != a.network.layers:
+        raise ValueError(f"connectivity: align returned {aligned!r}, wanted the {len(a)} networks it was given")
+    return a, aligned
+
+
 def _tasks(zoo: WeightSet, tasks: TaskSet | None, root: str | Path | None) -> TaskSet:
     """What the set was trained on, checked."""
-    generated = "seed" in zoo.info
-    if tasks is None and not generated:
-        raise ValueError("connectivity: the set was not generated, want its tasks (tasks=, label i is tasks[i])")
-    tasks = named_tasks(zoo.info["data"], n=len(zoo.task_names), root=root) if tasks is None else tasks
-    if generated and list(zoo.task_names) != tasks.names:
+    tasks = trained_on("connectivity", zoo, root=root) if tasks is None else tasks
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(f"connectivity: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
+    if "seed" in zoo.info and list(zoo.task_names) != tasks.names:
         raise ValueError(f"connectivity: the set was trained on other tasks than these {len(tasks)} of {tasks.name}")
-    net, flat = zoo.network, (int(np.prod(tasks.shape)),)
-    if net.input_shape not in (tasks.shape, flat) or net.classes != tasks.classes or zoo.labels.max() >= len(tasks):
+    place = {name: i for i, name in enumerate(tasks.names)}
+    for label, name in enumerate(zoo.task_names):
+        if place.get(name, label) != label:
+            raise ValueError(
+                f"connectivity: the set's label {label} is {name}, which is tasks[{place[name]}] of {tasks.name} (want "
+                "tasks in the order of the set's labels)"
+            )
+    net, first, last = zoo.network, zoo.labels.min(), zoo.labels.max()
+    if not takes(net, tasks.shape) or net.classes != tasks.classes or first < 0 or last >= len(tasks):
         raise ValueError(
-            f"connectivity: the set takes {net.input_shape}, has {net.classes} classes and labels up to "
-            f"{zoo.labels.max()}, tasks of {tasks.name} are {tasks.shape}, {tasks.classes}, 0..{len(tasks) - 1}"
+            f"connectivity: the set takes {net.input_shape}, has {net.classes} classes and labels {first}..{last}, "
+            f"tasks of {tasks.name} are {tasks.shape}, {tasks.classes}, 0..{len(tasks) - 1}"
         )
     return tasks
 
@@ -160,14 +178,14 @@ def draw_pairs(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
     return drawn
 
 
-def _checked(zoo: WeightSet, pairs: np.ndarray) -> np.ndarray:
+def _checked(zoo: WeightSet, pairs: np.ndarray, alive: np.ndarray) -> np.ndarray:
     if pairs.ndim != 2 or pairs.shape[1] != 2 or not np.issubdtype(pairs.dtype, np.integer) or not len(pairs):
         raise ValueError(f"connectivity: pairs must be integers [P, 2], got {pairs.dtype} {pairs.shape}")
     if pairs.min() < 0 or pairs.max() >= len(zoo):
         raise ValueError(f"connectivity: pairs must be of 0..{len(zoo) - 1}, got {pairs.min()}..{pairs.max()}")
     if (zoo.labels[pairs[:, 0]] != zoo.labels[pairs[:, 1]]).any():
         raise ValueError("connectivity: both networks of a pair must be of one task")
-    if zoo.diverged[np.unique(pairs)].any():
+    if not np.isin(pairs, alive).all():
         raise ValueError("connectivity: a network of the pairs diverged (WeightSet.diverged)")
     return pairs.astype(np.int64)
 

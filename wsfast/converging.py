@@ -3,7 +3,6 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,13 +12,11 @@ from . import backends, provenance
 from .activations import activations, hidden_outputs
 from .events import Progress
 from .initial import untrained
-from .manifest import read
 from .matching import clustered, described, matching, scores_of, semi_matching
 from .result import Result
 from .seeds import whole_seed
 from .taskset import TaskSet
-from .verifying import trained_on
-from .weights import WeightSet
+from .weights import WeightSet, usable
 
 SCHEMA = 1
 DETAILED = 20  # pairs of a kind whose units are also clustered and predicted
@@ -72,9 +69,9 @@ def convergence(
     their share) is left out of these means, but may be a partner, with 0.
 
     For the first 20 pairs of a kind also: path, predicting each unit of one network from all of the other with an L1
-    penalty, the unexplained share of variance on the half of the inputs that the weights were not fitted to, and the
-    weights that are not zero; clusters, spectral many-to-many groups of both networks' units, so many of them (a
-    fourth of the units where None), fewer where fewer units are alive.
+    penalty, the unexplained share of variance on the second half of the inputs, the weights being fitted to the first,
+    and the weights that are not zero; clusters, spectral many-to-many groups of both networks' units, so many of them
+    (a fourth of the units where None), fewer where fewer units are alive.
 
     Kinds: "same task"; "other task" where there are two; and controls on the first kind's pairs: "shuffled inputs", one
     network answers them in another order (of names those of one length), so what matching finds by chance, and by what
@@ -88,7 +85,7 @@ def convergence(
         raise ValueError(f"convergence: pairs must be at least 1, got {pairs}")
     if clusters is not None and clusters < 2:
         raise ValueError(f"convergence: clusters must be at least 2, got {clusters}")
-    good, seed = zoo[~zoo.diverged], whole_seed("convergence", seed)
+    good, seed = usable("convergence", zoo), whole_seed("convergence", seed)
     rng = np.random.default_rng([seed, pairs])
     same, other = (_drawn(good.labels, alike, pairs, rng) for alike in (True, False))
     if not len(same):
@@ -124,6 +121,7 @@ def convergence(
         "diverged": len(zoo) - len(good),
         "seed": seed,
         "penalties": PENALTIES.tolist(),
+        "backend": backends.choose(backend, device),
         **provenance.record(device),
         "seconds": time.perf_counter() - start,
         "rows": rows,
@@ -134,8 +132,12 @@ def convergence(
 def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.ndarray]:
     """What networks see of test samples of all tasks (of training samples where there are none), drawn with `seed`.
 
-    One array [samples, *shape]; of names, one for each length.
+    One array [samples, *shape]; of names, one for each length, of a random half of the names and then of the others:
+    sparse prediction is fitted to the one and tested on the other, and short names are not like long ones. ValueError
+    for less than two: nothing correlates.
     """
+    if samples < 2:
+        raise ValueError(f"convergence: samples must be at least 2, got {samples}")
     rows = np.unique(np.concatenate([t.test_rows for t in tasks.tasks]))
     if not len(rows):
         rows = np.unique(np.concatenate([t.train_rows for t in tasks.tasks]))
@@ -143,31 +145,23 @@ def sample_inputs(tasks: TaskSet, samples: int = 512, seed: int = 0) -> list[np.
     rows = rng.permutation(rows)[:samples]
     if len(tasks.shape) == 3 or len(tasks.shape) == 1:
         return [tasks.inputs(rows)]
-    lengths = (tasks.x[rows] < tasks.shape[1]).sum(axis=1)
-    return [tasks.inputs(rows[lengths == n])[:, :n] for n in np.unique(lengths)]
-
-
-def stored_inputs(
-    folder: str | Path, samples: int = 512, seed: int = 0, root: str | Path | None = None
-) -> tuple[WeightSet, list[np.ndarray]]:
-    """A stored set and `sample_inputs` of the tasks it was trained on, loaded by their name from `root`.
-
-    ValueError for a set that was not generated, or on data that is not there.
-    """
-    folder = Path(folder).expanduser()
-    manifest = read(folder)
-    if manifest.plan is None:
-        raise ValueError(f"converge: {folder} was not generated, its data is not known (call wsfast.convergence)")
-    tasks = trained_on("converge", folder, manifest.plan, len(manifest.task_names), None, root)
-    return WeightSet.open(folder), sample_inputs(tasks, samples, seed)
+    batches = []
+    for half in np.array_split(rows, 2):
+        lengths = (tasks.x[half] < tasks.shape[1]).sum(axis=1)
+        batches += [tasks.inputs(half[lengths == n])[:, :n] for n in np.unique(lengths)]
+    return batches
 
 
 def _drawn(labels: np.ndarray, alike: bool, most: int, rng: np.random.Generator) -> np.ndarray:
     """Up to `most` pairs i < j of networks of one task, or of two: int64 [P, 2]."""
-    i, j = np.triu_indices(len(labels), 1)
-    found = np.flatnonzero((labels[i] == labels[j]) == alike)
-    chosen = rng.permutation(found)[:most]
-    return np.stack([i[chosen], j[chosen]], axis=1)
+    order = np.argsort(labels, kind="stable")
+    past = np.searchsorted(labels[order], labels[order], side="right")  # the end of each one's task
+    first, last = (np.arange(len(order)) + 1, past) if alike else (past, np.full(len(order), len(order)))
+    ends = np.cumsum(last - first)  # of the pairs that begin with each one: too many to be listed
+    chosen = rng.choice(ends[-1], min(most, ends[-1]), replace=False)
+    i = np.searchsorted(ends, chosen, side="right")
+    j = last[i] - (ends[i] - chosen)
+    return np.sort(order[np.stack([i, j], axis=1)], axis=1)
 
 
 def _kinds(

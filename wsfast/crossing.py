@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from . import inference, provenance
+from . import backends, inference, provenance
 from .chains import chain_shape, feature_kernel
 from .classifier import reads_cosines
 from .events import Progress
@@ -16,9 +16,16 @@ from .rows import RESAMPLES, counts
 from .seeds import whole_seed
 from .starts import splits, starts
 from .table import TITLES, chance, interval, percent
+from .trained_on import same_data
 from .weights import WeightSet, usable
 
 SCHEMA = 1
+SAME = {
+    True: "both sets were trained on the same data",
+    False: "the sets' data differ under the same names (samples, split or labels, or one is cut from more tasks):\n"
+    "a drop need not come from the networks",
+    None: "whether both sets were trained on the same data is not known (an imported one does not say)",
+}
 PROTOCOLS: dict[str, Any] = {"classification": classify, "retrieval": rank}  # the test of a model on parts of a set
 SETS = ("a", "b")
 
@@ -58,10 +65,12 @@ def cross(
     both sides. features: of `wsfast.chains.FEATURES`. classifier: as study. seed: of both splits. Diverged networks are
     left out.
 
-    numbers: a, b (network, data, networks, diverged, seed); cells, a dict each: chain, protocol, trained_on, tested_on
-    ("a" or "b"), n, errors, accuracy, chance, ci95, bootstrap95; where the two sets differ also drop (in accuracy,
-    against the tested set's own classifier), only_cross and only_within (networks that one classifier alone gets
-    wrong), p_mcnemar, and p_holm over the chains. ValueError for sets of other tasks or Grams of another shape.
+    numbers: a, b (network, data, networks, diverged, seed); same_data, whether both sets were generated on the same
+    samples, split and labels under these names (None where an imported set does not say); cells, a dict each: chain,
+    protocol, trained_on, tested_on ("a" or "b"), n, errors, accuracy, chance, ci95, bootstrap95; where the two sets
+    differ also drop (in accuracy, against the tested set's own classifier), only_cross and only_within (networks that
+    one classifier alone gets wrong), p_mcnemar, and p_holm over the chains. ValueError for tasks of other names or
+    Grams of another shape.
     """
     if classifier not in CLASSIFIERS:
         raise ValueError(f"cross: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
@@ -97,6 +106,7 @@ def cross(
     _holm(cells)
     about = {key: _about(given[key], len(sets[key])) for key in SETS}
     how = {"features": features, "classifier": classifier, "split_seed": seed, "tasks": len(np.unique(labels["a"]))}
+    how |= {"same_data": same_data(list(sets.values())), "backend": backends.choose(backend, device)}
     return CrossResult({"schema": SCHEMA, **about, **how, **provenance.record(device), "cells": cells})
 
 
@@ -191,7 +201,7 @@ def table(n: dict[str, Any]) -> str:
     """cross.json as text: a row for each protocol and pair of sets, a column per chain."""
     chains = sorted({c["chain"] for c in n["cells"]})
     lines = [f"{key}: {n[key]['networks']} x {n[key]['network']}, {n[key]['diverged']} diverged" for key in SETS]
-    lines += [f"{n['tasks']} tasks, {TITLES[n['features']]}, {n['classifier']}", ""]
+    lines += [f"{n['tasks']} tasks, {TITLES[n['features']]}, {n['classifier']}", SAME[n["same_data"]], ""]
     lines.append(_row("protocol", "trained", "tested", "chance", [f"chain {c}" for c in chains]))
     for (protocol, tested, trained), family in families(n["cells"]).items():
         said = [f"{percent(c['accuracy'])} {interval(c['ci95'])}" for c in family]

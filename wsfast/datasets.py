@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from operator import index
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,10 @@ LOADERS: dict[str, Callable[..., Data]] = {
     "names": surnames,
     "faker_surnames": faker_surnames,
 }
-OPTIONS = dict.fromkeys(("names", "faker_surnames"), ("clean", "split_seed"))  # of single data sets
+OPTIONS: dict[str, dict[str, Callable[[Any], Any]]] = {  # of single data sets, as JSON can hold them
+    "digits": {"test_fraction": float},
+    **{name: {"clean": bool, "split_seed": index} for name in ("names", "faker_surnames")},
+}
 
 
 def from_arrays(x: Any, y: Any) -> Data:

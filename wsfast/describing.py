@@ -8,7 +8,8 @@ from .manifest import read
 from .storage import load
 from .weights import WeightSet
 
-KEPT = ("data", "source", "seed", "repeats", "backend", "precision", "recipe", "device", "versions", "commit", "time")
+MADE = ("data", "source", "data_options", "seed", "repeats", "backend", "precision", "recipe")
+KEPT = (*MADE, "device", "versions", "commit", "time")
 
 
 def describe(folder: str | Path) -> dict[str, Any]:

@@ -76,17 +76,18 @@ def generate(
         raise ValueError(f"generate: threads must be at least 1, got {threads}")
     call = cluster.place(engine, address, device)
     work = settled(network, tasks, seed, recipe, width, backend, device, precision, call)
-    network, made_from = work.network, work.made_from(repeats)
-    labels = np.repeat(np.arange(len(tasks)), made_from["repeats"])
-    numbers = np.tile(np.arange(made_from["repeats"]), len(tasks))
+    network, plan = work.network, work.plan(repeats)
+    labels = np.repeat(np.arange(len(tasks)), plan["repeats"])
+    numbers = np.tile(np.arange(plan["repeats"]), len(tasks))
     workers = cluster.processors(address, device) if remote else threads or available()
-    info = {"data": tasks.name, "source": tasks.source, **made_from, "engine": engine, "threads": workers}
+    info = {"source": tasks.source, "data_options": dict(tasks.options), **plan}
+    info |= {"engine": engine, "threads": workers}
     made_by = call(provenance.record, device)
     sink: Writer | Memory
     if out is None:
         sink = Memory(network, tasks.names, labels, numbers, info, made_by, work.recipe.epochs)
     else:
-        sink = Writer(out, network, tasks.names, labels, numbers, work.plan(repeats), info, made_by)
+        sink = Writer(out, network, tasks.names, labels, numbers, plan, info, made_by)
     with sink:
         todo = np.flatnonzero(~sink.done)
         jobs = [(int(labels[i]), int(numbers[i])) for i in todo]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from . import provenance
+from . import backends, provenance
 from .aligning import align
 from .architectures import network
 from .connecting import along_lines, draw_pairs
@@ -22,6 +22,7 @@ from .result import Result
 from .rows import RESAMPLES, counts
 from .shared_start import shared_start
 from .taskset import TaskSet
+from .training import declared
 from .weights import WeightSet
 
 SCHEMA = 1
@@ -92,18 +93,17 @@ def grid(
         raise ValueError(f"grid: classifier must be one of {', '.join(CLASSIFIERS)}, got {classifier!r}")
     if repeats < 2 or pairs < 1:
         raise ValueError(f"grid: want 2 repeats and 1 pair or more, got {repeats} and {pairs}")
-    width = tasks.width if width is None else width
+    symmetric = declared("grid", "mlp4", tasks, width)
+    symmetric.chain(chain)  # refuses one that the network does not have, before anything is trained
     recipe = recipe or replace(tasks.recipe, lr=SLOWER * tasks.recipe.lr)
     if len(tasks) < 5:
         raise ValueError(
             f"grid: want at least 5 tasks, so that retrieval learns 3 (logits of 2 rank nothing), got {len(tasks)}"
         )
-    symmetric = network("mlp4", tasks.shape, tasks.classes, width)
-    symmetric.chain(chain)  # refuses one that the network does not have, before anything is trained
     columns, cells = [], []
     with Progress("grid", len(COLUMNS), "column", progress) as said:
         for name, (kind, options) in COLUMNS.items():
-            net = network(kind, tasks.shape, tasks.classes, width, **options)
+            net = network(kind, tasks.shape, tasks.classes, symmetric.groups["hidden1"], **options)
             how: dict[str, Any] = {"repeats": repeats, "seed": seed, "recipe": recipe}
             how |= {"device": device, "threads": threads}
             if name == "shared start":
@@ -124,7 +124,8 @@ def grid(
     numbers = {"schema": SCHEMA, "data": tasks.name, "tasks": len(tasks), "repeats": repeats, "chain": chain}
     numbers |= {"pairs": pairs, "classifier": classifier, "seed": seed, "recipe": recipe.to_dict()}
     numbers["width"] = symmetric.groups["hidden1"]
-    numbers |= {**provenance.record(device), "columns": columns, "cells": cells, "expectations": judged(cells, columns)}
+    numbers |= {"backend": backends.choose(None, device), **provenance.record(device)}
+    numbers |= {"columns": columns, "cells": cells, "expectations": judged(cells, columns)}
     return Grid({**numbers, "seconds": time.perf_counter() - start})
 
 

@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 
 from .lazy import Lazy
+from .trained_on import same_data
 from .weights import WeightSet
 
 COLUMNS = ("train_loss", "train_accuracy", "test_loss", "test_accuracy")
@@ -15,7 +16,7 @@ def joined(what: str, zoos: Sequence[WeightSet]) -> tuple[WeightSet, np.ndarray]
     """(all networks, set after set, their numbers read when NumPy asks for them; each one's set, int64 [N]).
 
     Records are those that all sets have. what: who asks, for messages. ValueError where the layers or the tasks' names
-    differ from those of the first set.
+    or their data differ from those of the first set.
     """
     first = zoos[0]
     for k, zoo in enumerate(zoos):
@@ -28,6 +29,11 @@ def joined(what: str, zoos: Sequence[WeightSet]) -> tuple[WeightSet, np.ndarray]
             raise ValueError(
                 f"{what}: want sets of the same tasks, set 0 has {len(first.task_names)} of {first.info.get('data')}, "
                 f"set {k} {len(zoo.task_names)} of {zoo.info.get('data')}"
+            )
+        if same_data([first, zoo]) is False:
+            raise ValueError(
+                f"{what}: sets 0 and {k} were generated on different samples, splits or labels under the same names "
+                "(if one is cut from more tasks alone: dataclasses.replace(zoo, info=...) without tasks_sha256)"
             )
     sizes = [len(zoo) for zoo in zoos]
     source, rows = np.repeat(np.arange(len(zoos)), sizes), np.arange(sum(sizes))

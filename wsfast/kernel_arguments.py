@@ -7,6 +7,7 @@ import numpy as np
 
 from .architectures import gru2
 from .declaration import Network
+from .families import Unit, smallest_image
 
 
 def gru_width(net: Network) -> int | None:
@@ -112,3 +113,19 @@ def cnn_layers(net: Network) -> tuple[np.ndarray, ...] | None:
         np.array(slopes, np.float32),
         *(np.array(flag, np.int64) for flag in flags),
     )
+
+
+def takes(net: Network, shape: tuple[int, ...]) -> bool:
+    """Whether a network takes samples of this shape: its own, of images the pixels in a row, names of any length, and
+    where convolutions end in a mean pool images of any size of which they leave a position."""
+    own = net.input_shape
+    if len(own) == 1:
+        return len(shape) != 2 and math.prod(shape) == own[0]
+    if len(own) == 2:
+        return len(shape) == 2 and shape[1] == own[1]
+    layers = cnn_layers(net)
+    if layers is None:
+        return shape == own
+    _, _, strides, _, pools, _ = layers
+    least = smallest_image([Unit(0, stride=s, pool=bool(p)) for s, p in zip(strides, pools, strict=True)])
+    return len(shape) == 3 and shape[0] == own[0] and min(shape[1:]) >= least

@@ -204,7 +204,8 @@ def table(n: dict[str, Any]) -> str:
         own = [row for row in n["rows"] if row["predictor"] == predictor]
         lines.append(f"{predictor:<18}" + "".join(f"{_said(r, 'r2'):>26}{_said(r, 'tau'):>24}" for r in own))
     tested = ", ".join(f"{row['n']} of {row['protocol']}" for row in n["rows"][: len(protocols)])
-    return "\n".join([*lines, "", f"tested networks: {tested}; [95 % intervals, tasks resampled]"])
+    drawn = "tasks" if n["tasks"] > 1 else "networks"
+    return "\n".join([*lines, "", f"tested networks: {tested}; [95 % intervals, {drawn} resampled]"])
 
 
 def _said(row: dict[str, Any], score: str) -> str:

@@ -42,7 +42,8 @@ def shared_start(
 
     ordered = replace(tasks, tasks=tuple(own(k) for k in range(len(labels))))
     work = settled(network, ordered, seed, recipe, None, None, device, None, lambda ask, *of: ask(*of))
-    info: dict[str, Any] = {"data": tasks.name, "source": tasks.source, "recipe": recipe.to_dict()}
+    info: dict[str, Any] = {"data": tasks.name, "source": tasks.source, "data_options": dict(tasks.options)}
+    info |= {"tasks_sha256": tasks.sha256(), "recipe": recipe.to_dict()}
     info |= {"backend": work.backend, "precision": work.precision, "start": "shared", "shared_seed": seed}
     info |= {"repeats": repeats, "threads": threads or available()}
     sink = Memory(network, tasks.names, labels, numbers, info, provenance.record(device), recipe.epochs)

@@ -152,7 +152,7 @@ def load(folder: str | Path, partial: bool = False) -> WeightSet:
         repeats,
         held.task_names,
         records,
-        dict(held.info),
+        {**held.info, **(held.plan or {})},
     )
 
 

@@ -256,7 +256,7 @@ def _about(
     tasks = len(np.unique(good.labels))
     generate_s = info.get("generate_s", 0.0)
     controls_s = sum(z.info.get("generate_s", 0.0) for z in others.values())
-    made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "threads") if k in info}
+    made: dict[str, Any] = {k: info[k] for k in ("recipe", "source", "data_options", "threads") if k in info}
     return {
         "schema": SCHEMA,
         "network": zoo.network.name,

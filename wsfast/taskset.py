@@ -1,7 +1,7 @@
 """Tasks: small classification problems on which populations of networks are trained."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,8 @@ import numpy as np
 from . import datasets
 from .datasets import Data
 from .recipe import Recipe
+
+TEST_FRACTION = 0.2
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class TaskSet:
     x: uint8 or float32 [n, d]. shape: of one sample, (d,) or (channels, height, width). scale, shift: float32 [d]; a
     network's input is x * scale + shift. Names: shape (steps, alphabet), x uint8 [n, steps] of letters 0 .. alphabet -
     1, `alphabet` past a name's end; the input is one-hot. source: where the data came from. recipe, width: what suits
-    this data.
+    this data. options: of `tasks`, those given beside the name and n.
     """
 
     name: str
@@ -44,6 +46,7 @@ class TaskSet:
     source: str
     recipe: Recipe = field(default_factory=Recipe)
     width: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -129,7 +132,7 @@ def tasks(
     groups: Any = None,
     n: int | None = None,
     root: str | Path | None = None,
-    test_fraction: float = 0.2,
+    test_fraction: float = TEST_FRACTION,
     **options: Any,
 ) -> TaskSet:
     """The tasks of a known data set, or of any arrays.
@@ -144,7 +147,8 @@ def tasks(
 
     `tasks(x, y, groups=...)`: x [samples, ...] uint8 or float (images as [channels, height, width]), y [samples]
     integers. groups: a list of tuples of classes, one task each; or an array [samples] that gives each sample's task;
-    every pair of classes where None. test_fraction of each class of a task is held out, chosen by a fixed seed.
+    every pair of classes where None. test_fraction of each class of a task (also of digits) is held out, chosen by a
+    fixed seed.
 
     n: the first so many tasks. ValueError for a name that is not known, labels that do not match, data that is not
     finite; FileNotFoundError or ValueError for a data root that is missing or damaged.
@@ -158,16 +162,18 @@ def tasks(
             )
         if data not in datasets.LOADERS:
             raise ValueError(f"tasks: data must be one of {', '.join(datasets.LOADERS)} or an array, got {data!r}")
-        if unknown := options.keys() - set(datasets.OPTIONS.get(data, ())):
+        given = options if test_fraction == TEST_FRACTION else {**options, "test_fraction": test_fraction}
+        known = datasets.OPTIONS.get(data, {})
+        if unknown := given.keys() - known.keys():
             raise TypeError(f"tasks: {data} has no option {', '.join(sorted(unknown))}")
         loaded = datasets.LOADERS[data](n, root, **options)
+        options = {name: known[name](value) for name, value in given.items()}
     elif options:
         raise TypeError(f"tasks: arrays have no option {', '.join(sorted(options))}")
     else:
         loaded = datasets.from_arrays(data, y)
-    if loaded.split is None:
-        return _split(loaded, groups, n, test_fraction)
-    return _published(loaded)
+    found = _published(loaded) if loaded.split is not None else _split(loaded, groups, n, test_fraction)
+    return replace(found, options=options)
 
 
 def _set(data: Data, found: list[Task]) -> TaskSet:

@@ -40,17 +40,14 @@ class Work:
     device: str
     start: tuple[int, int] | None = None  # (task, repeat) whose random numbers all networks draw, each its own if None
 
-    def made_from(self, repeats: int) -> dict[str, Any]:
-        """For a set's info."""
+    def plan(self, repeats: int) -> dict[str, Any]:
+        """What a set's networks are a function of."""
         repeats = index(repeats)
         if repeats < 1:
             raise ValueError(f"generate: repeats must be at least 1, got {repeats}")
         how = {"recipe": self.recipe.to_dict(), "seed": self.seed, "repeats": repeats}
-        return {**how, "backend": self.backend, "precision": self.precision}
-
-    def plan(self, repeats: int) -> dict[str, Any]:
-        """What a stored set's networks are a function of."""
-        return {**self.made_from(repeats), "data": self.tasks.name, "tasks_sha256": self.tasks.sha256()}
+        how |= {"backend": self.backend, "precision": self.precision}
+        return {**how, "data": self.tasks.name, "tasks_sha256": self.tasks.sha256()}
 
     def prepare(self, task: int, repeat: int, progress: bool | None) -> None:
         """Compile, or load what was compiled, so that it does not count as training: a network of no epochs."""
@@ -78,8 +75,6 @@ def settled(
     call: Callable[..., Any],
 ) -> "Work":
     """generate's arguments with what stands for None; call(function, ...) asks where the networks will be trained."""
-    if not isinstance(tasks, TaskSet):
-        raise TypeError(f"generate: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
     if recipe is not None and not isinstance(recipe, Recipe):
         raise TypeError(f"generate: recipe must be a wsfast.Recipe, got {type(recipe).__name__}")
     backend = call(backends.choose, backend, device)
@@ -94,6 +89,8 @@ def settled(
 
 def declared(op: str, network: str | Network, tasks: TaskSet, width: int | None) -> Network:
     """A declaration for these tasks, from its name and width or as it is; ValueError where it does not fit them."""
+    if not isinstance(tasks, TaskSet):
+        raise TypeError(f"{op}: tasks must be a TaskSet (wsfast.tasks), got {type(tasks).__name__}")
     if isinstance(network, str):
         network = named_network(network, tasks.shape, tasks.classes, tasks.width if width is None else width)
     elif width is not None:

@@ -1,19 +1,16 @@
 """Is a stored weight set what its manifest says it is?"""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .datasets import LOADERS
 from .events import Progress
 from .files import sha256
-from .manifest import Manifest, read
+from .manifest import PLAN, read
 from .recipe import Recipe
 from .storage import load, open_shard
 from .taskset import TaskSet
-from .taskset import tasks as named_tasks
+from .trained_on import trained_on
 from .training import trainer
 
 
@@ -30,8 +27,8 @@ def verify(
 
     Every shard's size, names, shapes and SHA-256 are compared with the manifest. retrain: so many networks, drawn with
     `seed`, are trained again from their seeds on the CPU and compared bit by bit; tasks: what the set was trained on,
-    loaded by its name (from `root`) where None. ValueError where there is no readable manifest, or networks cannot be
-    trained again here: a set that was not generated, or on another backend or data.
+    loaded by its name and options (from `root`) where None. ValueError where there is no readable manifest, or networks
+    cannot be trained again here: a set that was not generated, or on another backend or data.
     """
     if retrain < 0:
         raise ValueError(f"verify: retrain must be at least 0, got {retrain}")
@@ -48,42 +45,23 @@ def verify(
             said.advance()
             said.finished(problems=len(problems))
     if retrain and manifest.held and not problems:
-        problems += _retrained(folder, manifest, retrain, seed, tasks, root)
+        problems += _retrained(folder, retrain, seed, tasks, root)
     if manifest.held < manifest.networks:
         there = f"{manifest.held} of its {manifest.networks} networks are there"
         problems.append(f"{there}: generating them was interrupted")
     return problems
 
 
-def trained_on(
-    op: str, folder: Path, plan: Mapping[str, Any], count: int, tasks: TaskSet | None, root: str | Path | None
-) -> TaskSet:
-    """The tasks of a stored set's plan, loaded by their name where None; ValueError where they are not the same."""
-    if tasks is None and plan["data"] not in LOADERS:
-        raise ValueError(f"{op}: {folder} was trained on arrays of your own, which only Python's tasks=... can give")
-    tasks = named_tasks(plan["data"], n=count, root=root) if tasks is None else tasks
-    if tasks.sha256() != plan["tasks_sha256"]:
-        raise ValueError(f"{op}: {folder} was trained on other data than these tasks of {tasks.name}")
-    return tasks
-
-
-def _retrained(
-    folder: Path,
-    manifest: Manifest,
-    count: int,
-    seed: int,
-    tasks: TaskSet | None,
-    root: str | Path | None,
-) -> list[str]:
-    network, plan = manifest.network, manifest.plan
-    if plan is None:
+def _retrained(folder: Path, count: int, seed: int, tasks: TaskSet | None, root: str | Path | None) -> list[str]:
+    zoo = load(folder, partial=True)
+    network, plan = zoo.network, zoo.info
+    if not plan.keys() >= PLAN:
         raise ValueError(f"verify: {folder} was not generated, its networks cannot be trained again")
     if plan["backend"] == "triton":
         raise ValueError(f"verify: {folder} was trained on a GPU; networks are trained again on the CPU only")
-    tasks = trained_on("verify", folder, plan, len(manifest.task_names), tasks, root)
+    tasks = trained_on("verify", zoo, tasks, root)
     recipe = Recipe.from_dict(plan["recipe"])
     train = trainer(network, tasks, recipe, plan["seed"], plan["backend"])
-    zoo = load(folder, partial=True)
     problems = []
     for i in np.random.default_rng(seed).permutation(len(zoo))[:count]:
         flat, _, _ = train(int(zoo.labels[i]), int(zoo.repeats[i]))
