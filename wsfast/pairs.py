@@ -7,13 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from . import cluster
 from .declaration import Parameter
+from .memory import free_memory
 from .weights import WeightSet
 
 
@@ -142,7 +142,7 @@ def _runs(size: int, memory: int | None, device: str) -> int:
 
     At most there are the features of two runs, the weights that one was made of, and those that are read meanwhile.
     """
-    memory = _free_memory(device) // 2 if memory is None else memory
+    memory = free_memory(device) // 2 if memory is None else memory
     if memory < 2 * size:
         raise ValueError(
             f"memory must be at least {2 * size:,} bytes, the weights and features of two networks, got {memory:,} "
@@ -151,19 +151,6 @@ def _runs(size: int, memory: int | None, device: str) -> int:
     return int(memory // (2 * size))  # 2e9 is a number of bytes, too
 
 
-def _free_memory(device: str) -> int:
-    """Bytes that nobody uses; where the system does not tell, all of its memory."""
-    if device == "cuda":
-        from .kernels.triton.chunks import free_memory
-
-        return free_memory()
-    known = Path("/proc/meminfo")
-    if known.exists():
-        lines = dict(line.split(":") for line in known.read_text().splitlines())
-        return int(lines["MemAvailable"].split()[0]) * 1024
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
 def _memory_of_a_task(device: str) -> int:
     """Half of what is free here, shared by as many tasks as a machine runs side by side."""
-    return _free_memory(device) // 2 // (1 if device == "cuda" else os.cpu_count() or 1)
+    return free_memory(device) // 2 // (1 if device == "cuda" else os.cpu_count() or 1)
