@@ -14,6 +14,14 @@ os.environ["NUMBA_NRT_STATS"] = "1"  # numba counts its arrays
 import wsfast
 
 
+def pytest_collection_modifyitems(config, items):
+    """Coverage's tracer doubles the time of Triton's interpreter, and sees nothing of kernels."""
+    if config.pluginmanager.hasplugin("_cov"):
+        for item in items:
+            if item.path.name.startswith(("test_triton_", "test_pretended", "test_gpu_")):
+                item.add_marker("no_cover")
+
+
 @pytest.fixture(scope="session")
 def as_good_as():
     """assert_as_good_as(name, got, oracle, baseline, factor): got errs at most `factor` times what the baseline errs.
