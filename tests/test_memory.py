@@ -49,6 +49,8 @@ def test_a_group_seen_from_within_a_container(system: Path) -> None:
     (system / "proc/self/cgroup").write_text("0::/docker/abc\n")
     group(system / "sys/fs/cgroup", memory.VERSION_2, str(3 * GIB), 2 * GIB, 0)
     assert memory.free_memory("cpu") == GIB
+    (system / "sys/fs/cgroup/memory.stat").unlink()
+    assert memory.free_memory("cpu") == GIB
 
 
 def test_a_system_that_does_not_tell_has_all_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

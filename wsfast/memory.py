@@ -39,7 +39,8 @@ def _left() -> Iterator[int]:
         inner = mount / path.strip("/")
         for group in (inner, *inner.parents):
             if (group / limit).exists() and (most := (group / limit).read_text().strip()) != "max":
-                kept = dict(row.split() for row in (group / "memory.stat").read_text().splitlines())
-                yield int(most) - int((group / use).read_text()) + int(kept[files])
+                stat = group / "memory.stat"  # not every container shows it
+                kept = dict(row.split() for row in stat.read_text().splitlines()) if stat.exists() else {}
+                yield int(most) - int((group / use).read_text()) + int(kept.get(files, 0))
             if group == mount:
                 break
