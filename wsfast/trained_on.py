@@ -29,7 +29,8 @@ def trained_on(op: str, zoo: WeightSet, given: TaskSet | None = None, root: str 
         found = tasks(data, n=len(zoo.task_names), root=root, **options) if given is None else given
     except TypeError as error:  # a manifest may say anything
         raise ValueError(f"{op}: {data} cannot be loaded with the set's data_options {options!r}: {error}") from error
-    if zoo.info.get("tasks_sha256", digest := found.sha256()) != digest:
+    digest = zoo.info.get("tasks_sha256")
+    if digest is not None and digest != found.sha256():
         raise ValueError(
             f"{op}: the set was trained on other data than these {len(found)} tasks of {found.name} ({found.source}): "
             "another version of it, or a choice of tasks or samples that only Python's tasks=... can give"
