@@ -18,20 +18,17 @@ class Case:
     pairs: int
     goal: float | None = None
 
-    @property
-    def flop(self) -> int:
-        """Of one line's products."""
-        return 2 * self.samples * self.width * (2 * self.d + POINTS * (2 * self.width + 2))
-
     def __str__(self) -> str:
         return f"{self.d}-{self.width}-{self.width}-{self.width}-2, {self.samples} samples, {self.pairs} pairs"
 
 
 class Lines:
-    """Random networks and bytes. start, end: [pairs, P], on the host; inputs float32 [samples, d]; points [L]."""
+    """Random networks and bytes. start, end: [pairs, P], on the host; inputs float32 [samples, d]; points [L]; flop: of
+    one line's products."""
 
     def __init__(self, case: Case, device: str = "cpu") -> None:
         rng = np.random.default_rng(case.d + case.width)
+        self.flop = 2 * case.samples * case.width * (2 * case.d + POINTS * (2 * case.width + 2))
         self.sizes = np.array([case.d, *[case.width] * 3, 2])
         size = sum((a + 1) * b for a, b in pairwise(self.sizes.tolist()))
         ends = rng.standard_normal((2, case.pairs, size), np.float32) / np.float32(np.sqrt(case.width))

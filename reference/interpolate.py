@@ -1,14 +1,14 @@
 """Loss and error along the straight line between two networks of one shape. All arrays float64.
 
 At t the parameters are (1 - t) start + t end, BatchNorm's running statistics among them; the network is evaluated by
-these. Shapes: start, end [P] as `wsfast.reference.mlp.train_mlp` and `.cnn.train_cnn` return them; points [L] of t.
+these. Shapes: start, end [P] as train_mlp, train_cnn and train_gru (`wsfast.reference`) return them; points [L] of t.
 Goodfellow, Vinyals, Saxe, "Qualitatively characterizing neural network optimization problems" (ICLR 2015); Frankle et
 al., "Linear Mode Connectivity and the Lottery Ticket Hypothesis" (ICML 2020).
 """
 
 import numpy as np
 
-from . import cnn, mlp
+from . import cnn, gru, mlp
 
 
 def interpolate_mlp(x, rows, labels, sizes, slopes, norms, adds, scale, shift, gate_at, gates, start, end, points):
@@ -30,6 +30,19 @@ def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, s
     def evaluate(flat):
         units, head = cnn.split(flat, sizes, shortcuts)
         return cnn.evaluate(x, rows, labels, shape, scale, shift, (units, head, bends, strides, norm_last, pools))
+
+    return _along(start, end, points, evaluate)
+
+
+def interpolate_gru(x, rows, labels, alphabet, hidden, classes, start, end, points):
+    """As interpolate_mlp, of the recurrent networks that train_gru trains, over names."""
+    shapes = gru.shapes(alphabet, hidden, classes)
+    places = np.cumsum([np.prod(shape) for shape in shapes])[:-1]
+    names = [x[row][x[row] < alphabet] for row in rows]
+
+    def evaluate(flat):
+        parts = zip(np.split(flat, places), shapes, strict=True)
+        return gru.evaluate(names, labels, [part.reshape(shape) for part, shape in parts])
 
     return _along(start, end, points, evaluate)
 

@@ -243,6 +243,37 @@ def test_convolutional_networks(backend):
             np.testing.assert_allclose(got, want, rtol=1e-4, atol=1e-6)
 
 
+def test_recurrent_networks():
+    """Lines begin and end with what training recorded; imported ones are the same; aligned ones are of equal loss."""
+    tasks = wsfast.tasks("faker_surnames", n=2)
+    recipe = wsfast.Recipe(lr=0.05, momentum=0, batch_size=1, epochs=1, decay_epochs=(), steps=300)
+    zoo = wsfast.generate("gru2", tasks, repeats=3, width=6, recipe=recipe, progress=False)
+
+    def align(networks, to):
+        return wsfast.align(networks, to).zoo
+
+    found = wsfast.connectivity(zoo, points=3, align=align, progress=False)
+    assert {line for line, _, _ in found.curves} == {"naive", "aligned", "init"}
+    for split in ("train", "test"):
+        loss = {line: found.curves[line, split, "loss"] for line in ("naive", "aligned", "init")}
+        recorded = zoo.records[f"{split}_loss"]
+        np.testing.assert_array_equal(loss["naive"][:, 0], recorded[found.pairs[:, 0]])
+        for line in ("naive", "init"):
+            np.testing.assert_array_equal(loss[line][:, -1], recorded[found.pairs[:, 1]])
+            error = found.curves[line, split, "error"][:, -1]
+            np.testing.assert_allclose(error, 1 - zoo.records[f"{split}_accuracy"][found.pairs[:, 1]])
+        np.testing.assert_allclose(loss["aligned"][:, -1], loss["naive"][:, -1], rtol=1e-5)
+    imported = wsfast.WeightSet.from_torch([zoo.to_torch(i) for i in range(6)], zoo.labels)
+    again = wsfast.connectivity(imported, tasks, points=3, progress=False)
+    for measure in ("loss", "error"):
+        np.testing.assert_array_equal(again.curves["naive", "test", measure], found.curves["naive", "test", measure])
+    exact = wsfast.connectivity(imported, tasks, pairs=1, points=3, backend="reference", progress=False)
+    same = [i for i, pair in enumerate(again.pairs.tolist()) if pair in exact.pairs.tolist()]
+    np.testing.assert_allclose(
+        again.curves["naive", "train", "loss"][same], exact.curves["naive", "train", "loss"], rtol=1e-5
+    )
+
+
 def test_imported_convolutions_take_images_of_any_size():
     def model(seed):
         torch.manual_seed(seed)

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import test_gru
 import torch
+from wsfast.kernels.numba import gru_evaluate
 from wsfast.kernels.numba import interpolate as compiled
-from wsfast.reference import interpolate, mlp
+from wsfast.reference import gru, interpolate, mlp
 
 from wsfast.architectures import network
 from wsfast.families import fully_connected
@@ -109,6 +111,64 @@ def test_a_pair_alone_and_another_number_of_points_are_the_same_bits():
     loss, _ = compiled.interpolate_mlp(**case)
     for i in (0, 3, 6):
         np.testing.assert_array_equal(compiled.interpolate_mlp(**{**case, "points": POINTS[i : i + 1]})[0], loss[i])
+
+
+NAMES = {  # alphabet, hidden, classes, longest name, names
+    "one name": (1, 1, 2, 1, 1),
+    "odd": (11, 7, 3, 6, 23),
+    "more than go together": (30, 20, 4, 13, 2 * gru_evaluate.NAMES + 5),
+    "the paper's": (58, 128, 2, 12, 40),
+}
+
+
+def names(alphabet, hidden, classes, longest, n):
+    """Two networks far from one another, and names of 1 to `longest` letters."""
+    case = test_gru.problem(alphabet, hidden, classes, longest, n + 1, 1)
+    rng = np.random.default_rng([hidden, n])
+    starts = [gru.initial_parameters(alphabet, hidden, classes, 1, 2, r) for r in range(2)]
+    ends = [np.concatenate([3 * p.ravel() for p in start]) + 0.1 * rng.standard_normal() for start in starts]
+    some = {"x": case["x"], "rows": case["train_rows"][1:], "labels": case["train_labels"][1:]}
+    sizes = {"alphabet": alphabet, "hidden": hidden, "classes": classes}
+    start, end = (end.astype(np.float32) for end in ends)
+    return {**some, **sizes, "start": start, "end": end, "points": POINTS}
+
+
+def torch_names(case, dtype):
+    """One module a point, name by name."""
+    sizes = case["alphabet"], case["hidden"], case["classes"]
+    layers, fc = [torch.nn.GRU(n, sizes[1], dtype=dtype) for n in sizes[:2]], torch.nn.Linear(*sizes[1:], dtype=dtype)
+    held = [p for layer in layers for p in layer.parameters()] + [fc.weight, fc.bias]
+    losses, errors = [], []
+    for t in case["points"].astype(float):
+        flat, at = (1 - t) * case["start"].astype(float) + t * case["end"], 0
+        for p, shape in zip(held, gru.shapes(*sizes), strict=True):
+            own = torch.tensor(flat[at : at + p.numel()]).reshape(shape)
+            p.data = (own.reshape(-1) if p.dim() == 1 else own.movedim(0, -1).reshape(p.shape)).to(dtype)
+            at += p.numel()
+        logits = []
+        for row in case["x"][case["rows"]]:
+            h = torch.eye(sizes[0], dtype=dtype)[row[row < sizes[0]].astype(np.int64)]
+            for layer in layers:
+                h = layer(h)[0]
+            logits.append(fc(h[-1]).detach())
+        logits, y = torch.stack(logits), torch.tensor(case["labels"])
+        losses.append(float(torch.nn.functional.cross_entropy(logits, y)))
+        errors.append(float((logits.argmax(1) != y).double().mean()))
+    return np.array(losses), np.array(errors)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_are_torchs(name, as_good_as):
+    case = names(*NAMES[name])
+    loss, error = interpolate.interpolate_gru(**case)
+    want_loss, want_error = torch_names(case, torch.float64)
+    np.testing.assert_allclose(loss, want_loss, rtol=1e-9)
+    np.testing.assert_allclose(error, want_error, atol=1e-12)
+    got_loss, got_error = compiled.interpolate_gru(**case)
+    as_good_as("loss", got_loss, loss, torch_names(case, torch.float32)[0])
+    np.testing.assert_allclose(got_error, error, atol=1.01 / len(case["rows"]))
+    middle = compiled.interpolate_gru(**{**case, "points": POINTS[3:4]})
+    np.testing.assert_array_equal(middle, [got_loss[3:4], got_error[3:4]])
 
 
 def test_barriers_by_hand():

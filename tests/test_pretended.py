@@ -9,7 +9,7 @@ import test_triton_interpolate
 import test_triton_mlp
 import torch
 from pretended import CUDA, pretend
-from wsfast.kernels.triton import cnn, correlation, gram, gru, mlp
+from wsfast.kernels.triton import cnn, correlation, gram, gru, interpolate, mlp
 
 import wsfast
 from wsfast.asymmetry import gates
@@ -47,6 +47,13 @@ def lines(name):
     return run
 
 
+def lines_of_names(device):
+    x, tasks, sizes, *ends = test_triton_interpolate.recurrent("odd")
+    points, many = test_triton_interpolate.POINTS, test_triton_interpolate.LINES
+    found = interpolate.interpolate_gru(x, tasks, many, *sizes, *ends, points, device)
+    return [part for some in found for part in some]
+
+
 def features(device):
     """device: what the GPU pretends decides, as for all features."""
     rng = np.random.default_rng(0)
@@ -74,6 +81,7 @@ RUNS = {
     "recurrent": recurrent("odd"),
     "lines": lines("sums"),
     "lines of images": lines("resnet"),
+    "lines of names": lines_of_names,
     "features": features,
 }
 GRAPHS = {"tiles": 2, "crops": 2, "residual": 2, "convolutions": 2, "gates": 2}  # one a chunk

@@ -1,9 +1,12 @@
 """Triton's interpolation against the reference: on a GPU where there is one, in the interpreter elsewhere."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
+import test_triton_gru
 import torch
-from wsfast.kernels.triton import chunks, population
+from wsfast.kernels.triton import chunks, gru, population
 from wsfast.kernels.triton import interpolate as triton
 from wsfast.reference import interpolate as reference
 
@@ -98,6 +101,46 @@ def test_against_the_reference(name, device, as_good_as):
     np.testing.assert_allclose(found[:, :, 1], want[:, :, 1], atol=1e-12)
 
 
+def recurrent(case):
+    """(x, tasks, sizes, ends [3, P] twice) of names; the second task has no test names."""
+    x, tasks, rest = test_triton_gru.CASES[case]
+    sizes = rest["alphabet"], rest["hidden"], rest["classes"]
+    count = sum(np.prod(shape) for shape in gru.shapes(*sizes))
+    ends = np.random.default_rng(count).standard_normal((2, len(LINES), count), np.float32)
+    return x, tasks, sizes, *(ends / np.sqrt(sizes[1], dtype=np.float32))
+
+
+@pytest.mark.parametrize("case", ["smallest", "odd", "tile + 1", "many classes"])
+def test_names_against_the_reference(case, device):
+    x, tasks, sizes, start, end = recurrent(case)
+    found = curves(triton.interpolate_gru, x, tasks, LINES, *sizes, start, end, POINTS, device=device)
+    for i, task in enumerate(LINES):
+        ends = start[i].astype(float), end[i].astype(float)
+        for split in (0, 1):
+            rows, labels = tasks[task][2 * split : 2 * split + 2]
+            loss, error = reference.interpolate_gru(x, rows, labels, *sizes, *ends, POINTS.astype(float))
+            np.testing.assert_allclose(found[i, split, 0], loss, rtol=2e-5)
+            np.testing.assert_allclose(found[i, split, 1], error, atol=1e-12)
+    assert np.isnan(found[0, 1]).all()
+
+
+def test_names_alone_are_among_many(device, monkeypatch):
+    x, tasks, sizes, start, end = recurrent("odd")
+    together = curves(triton.interpolate_gru, x, tasks, LINES, *sizes, start, end, POINTS, device=device)
+    some = tasks, LINES[1:2], *sizes, start[1:2], end[1:2], POINTS[1:2]
+    np.testing.assert_array_equal(curves(triton.interpolate_gru, x, *some, device=device)[0], together[1, :, :, 1:2])
+    foretold, taken, fitting, evaluate = [], [], triton.fitting, gru.Population.evaluate
+    monkeypatch.setattr(triton, "fitting", lambda n, each, kind: foretold.append(each) or fitting(n, each, kind))
+    monkeypatch.setattr(gru.Population, "evaluate", lambda self: taken.append(self.memory.nbytes) or evaluate(self))
+    monkeypatch.setattr(chunks, "HEADROOM", 0)  # a line a chunk
+    monkeypatch.setattr(chunks, "HOST_MEMORY", 0)
+    apart = list(triton.interpolate_gru(x, tasks, LINES, *sizes, start, end, POINTS, device=device))
+    assert [some.start for some, _ in apart] == [0, 1, 2]
+    np.testing.assert_array_equal(np.concatenate([found for _, found in apart]), together)
+    copies = 4 * start.shape[1] * (2 + len(POINTS))  # the ends, and every point's parameters before they are placed
+    assert taken[0] + copies <= foretold[0] <= 2 * (taken[0] + copies)
+
+
 @pytest.mark.parametrize("name", ["sums", "resnet"])
 def test_alone_is_among_many(name, device, monkeypatch):
     _, x, tasks, rest, start, end = problem(name)
@@ -157,7 +200,24 @@ def test_connectivity_agrees_with_the_cpu(device):
     assert got.to_dict()["backend"] == "triton"
 
 
+def test_connectivity_of_names_agrees_with_the_cpu(device):
+    pytest.importorskip("faker")
+    few = wsfast.tasks("faker_surnames", n=2)
+    recipe = wsfast.Recipe(lr=0.1, momentum=0, batch_size=1, epochs=1, decay_epochs=(), steps=50)
+    zoo = wsfast.generate("gru2", few, repeats=2, width=5, recipe=recipe, progress=False)
+    cut = tuple(replace(t, train_rows=t.train_rows[:4], train_labels=t.train_labels[:4], test_rows=t.test_rows[:2],
+                        test_labels=t.test_labels[:2]) for t in few.tasks)  # fmt: skip
+    options = {"tasks": replace(few, tasks=cut), "points": 3, "progress": False}
+    want = wsfast.connectivity(zoo, **options)
+    got = wsfast.connectivity(zoo, **options, backend="triton", device=device)
+    for line, curve in want.curves.items():
+        np.testing.assert_allclose(got.curves[line], curve, rtol=1e-4, atol=1e-6, err_msg=str(line))
+
+
 def test_bad_input(device):
+    x, tasks, sizes, start, end = recurrent("odd")
+    with pytest.raises(ValueError, match=r"interpolate_gru: the triton kernels take at most 128 hidden units, got 129"):
+        curves(triton.interpolate_gru, x, tasks, LINES, sizes[0], 129, sizes[2], start, end, POINTS, device=device)
     _, x, tasks, rest, start, end = problem("smallest")
     sizes, slopes, norms, adds, scale, shift, _, gates = rest
 

@@ -10,6 +10,7 @@ OPS = {  # op -> the file that holds it, in every backend
     "train_gru": "gru",
     "interpolate_mlp": "interpolate",
     "interpolate_cnn": "interpolate",
+    "interpolate_gru": "interpolate",
     "chain_factor": "gram",
     "chain_gram": "gram",
     "chain_kernel": "gram",

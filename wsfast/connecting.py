@@ -15,7 +15,7 @@ from .declaration import Network
 from .events import Progress
 from .inference import bootstrap_by_task
 from .initial import untrained
-from .kernel_arguments import cnn_layers, mlp_layers, takes
+from .kernel_arguments import cnn_layers, gru_width, mlp_layers, takes
 from .kernels.numba.threads import unordered
 from .lazy import Lazy
 from .reference.interpolate import barrier, monotonicity
@@ -199,15 +199,8 @@ def along_lines(
     threads: int | None = None,
 ) -> Callable[[WeightSet, WeightSet], Curves]:
     """run(starts, ends), two sets of one network, the i-th of both of one task -> the curves of their lines."""
-    kinds: dict[str, tuple[Any, Any]] = {
-        "interpolate_mlp": (mlp_layers(network), ()),
-        "interpolate_cnn": (cnn_layers(network), (np.array(tasks.shape),)),
-    }
-    name = next((name for name, (layers, _) in kinds.items() if layers is not None), None)
-    if name is None:
-        raise ValueError(f"connectivity: {network.name} cannot be interpolated yet (want mlp4, plainnet5, ...)")
-    op, (layers, shape) = getattr(backends.load(name, backend, device), name), kinds[name]
-    network_of, t = (*layers, tasks.scale, tasks.shift, *shape, *gates(network)), points.astype(np.float32)
+    name, network_of = _interpolated(network, tasks)
+    op, t = getattr(backends.load(name, backend, device), name), points.astype(np.float32)
 
     def one(start: WeightSet, end: WeightSet) -> np.ndarray:
         task, ends = tasks[int(start.labels[0])], (start.to_matrix()[0][0], end.to_matrix()[0][0])
@@ -224,6 +217,17 @@ def along_lines(
         yield from op(tasks.x, splits, start.labels, *network_of, _flat(start), _flat(end), t, device=device)
 
     return on_gpu if backends.choose(backend, device) == "triton" else on_cpu
+
+
+def _interpolated(network: Network, tasks: TaskSet) -> tuple[str, tuple[Any, ...]]:
+    """(the op, what it takes of the network and the samples)."""
+    if (hidden := gru_width(network)) is not None:
+        return "interpolate_gru", (tasks.shape[1], hidden, tasks.classes)
+    if (layers := mlp_layers(network)) is not None:
+        return "interpolate_mlp", (*layers, tasks.scale, tasks.shift, *gates(network))
+    if (units := cnn_layers(network)) is not None:
+        return "interpolate_cnn", (*units, tasks.scale, tasks.shift, np.array(tasks.shape), *gates(network))
+    raise ValueError(f"connectivity: {network.name} cannot be interpolated (want mlp4, plainnet5, gru2, ...)")
 
 
 def _flat(zoo: WeightSet) -> Lazy:

@@ -2,10 +2,7 @@
 
 A name is a row of T letters, as long as it is: no padding, the first layer's product is a row of its weights, that
 row's gradient its only one. Each recurrent matrix is read once a letter on the way forward and once on the way back,
-and once more, to be changed in place, for all letters together.
-
-Gates of a layer lie side by side, r, z, n, each padded to whole vectors: a row of a weight is [3 wide], wide =
-padded(hidden). Padded units have zero weights and stay zero. All weights are one array, all buffers of a run another.
+and once more, to be changed in place, for all letters together. Weights lie as `gru_cell` places them.
 """
 
 import math
@@ -15,53 +12,11 @@ import numpy as np
 from . import philox
 from .arrays import add, copy
 from .gemm import multiply, padded, zeros
+from .gru_cell import FC_B, FC_W, LAYER, B, C, U, W, cell, collect, count, layout, lengths, name_loss, place
+from .gru_evaluate import evaluate
 from .jit import jit, leaf
-from .loss import exp
 from .matvec import column_product, row_product
 from .tile import dot
-
-W, U, B, C, LAYER = 0, 1, 2, 3, 4  # a layer's parameters in `reference.gru`'s list of ten; the second layer's follow
-FC_W, FC_B = 8, 9
-
-
-@leaf
-def _logistic(a):
-    e = exp(-abs(a))
-    return (np.float32(1) if a >= 0 else e) / (np.float32(1) + e)
-
-
-@leaf
-def _tanh(a):
-    """To 1e-7 of its value; near zero Cephes' tanhf polynomial, where 1 - e would cancel."""
-    size, square = abs(a), a * a
-    p = np.float32(-5.70498872745e-3)
-    p = p * square + np.float32(2.06390887954e-2)
-    p = p * square + np.float32(-5.37397155531e-2)
-    p = p * square + np.float32(1.33314422036e-1)
-    p = p * square + np.float32(-3.33332819422e-1)
-    near = p * square * a + a
-    e = exp(np.float32(-2) * size)
-    far = (np.float32(1) - e) / (np.float32(1) + e)
-    return near if size < np.float32(0.625) else (far if a >= 0 else -far)
-
-
-@leaf
-def _open(inputs, bias, recurrent, gates):
-    """r and z, side by side."""
-    for i in range(len(gates)):
-        gates[i] = _logistic(inputs[i] + bias[i] + recurrent[i])
-
-
-@leaf
-def _propose(inputs, bias, recurrent, reset, new):
-    for i in range(len(new)):
-        new[i] = _tanh(inputs[i] + bias[i] + reset[i] * recurrent[i])
-
-
-@leaf
-def _blend(update, new, before, after):
-    for i in range(len(after)):
-        after[i] = new[i] + update[i] * (before[i] - new[i])
 
 
 @leaf
@@ -100,7 +55,7 @@ def _layer_forward(weights, at, first, inputs, letters, steps, wide, recurrent, 
 
     recurrent [T, 3 wide]: h_{t-1} U + c; gates [T, 3 wide]: r, z, n; h [T + 1, wide], h[0] zero.
     """
-    ld, two = 3 * wide, 2 * wide
+    ld = 3 * wide
     w, u, c = at[first + W], at[first + U], at[first + C]
     bias = weights[at[first + B] : at[first + B] + ld]
     for t in range(steps):
@@ -111,9 +66,7 @@ def _layer_forward(weights, at, first, inputs, letters, steps, wide, recurrent, 
             copy(weights[c : c + ld], recurrent[:ld])
         source, row = (weights, w + letters[t] * ld) if len(letters) else (inputs, here)
         x, s, g = source[row : row + ld], recurrent[here : here + ld], gates[here : here + ld]
-        _open(x[:two], bias[:two], s[:two], g[:two])
-        _propose(x[two:], bias[two:], s[two:], g[:wide], g[two:])
-        _blend(g[wide:two], g[two:], h[t * wide : (t + 1) * wide], h[(t + 1) * wide : (t + 2) * wide])
+        cell(x, bias, s, g, h[t * wide : (t + 1) * wide], h[(t + 1) * wide : (t + 2) * wide])
 
 
 @leaf
@@ -166,22 +119,6 @@ def _forward(weights, at, letters, wide, inputs, recurrent, gates, h, logits):
 
 
 @leaf
-def _loss(logits, label, gradient):
-    """The cross-entropy; writes its gradient at the logits."""
-    top = logits[0]
-    for c in range(1, len(logits)):
-        top = logits[c] if not logits[c] <= top else top
-    total = np.float32(0)
-    for c in range(len(logits)):
-        gradient[c] = exp(logits[c] - top)
-        total += gradient[c]
-    for c in range(len(logits)):
-        gradient[c] /= total
-    gradient[label] -= np.float32(1)
-    return math.log(total) + np.float64(top) - np.float64(logits[label])
-
-
-@leaf
 def _backward_and_step(weights, at, letters, wide, recurrent, gates, h, gradient, d_h, d_input, d_recurrent, scratch,
                        lr):  # fmt: skip
     """Every gradient is taken at the weights before the step: a layer is changed after what lies below has read it."""
@@ -216,52 +153,6 @@ def _backward_and_step(weights, at, letters, wide, recurrent, gates, h, gradient
 
 
 @jit
-def _layout(alphabet, hidden, classes):
-    """(where each parameter starts int64 [11], the last the end; its pieces int64 [10, 4]).
-
-    A parameter is `pieces` runs of `length` numbers, padded(length) apart here; number i of run j is number j across +
-    i along in the parameter's own order.
-    """
-    at, pieces = np.zeros(11, np.int64), np.zeros((10, 4), np.int64)
-    for k in range(8):
-        bias = k % LAYER > U
-        rows = 1 if bias else alphabet if k == W else hidden
-        pieces[k] = 3 * rows, hidden, hidden, 1
-        at[k + 1] = at[k] + 3 * padded(hidden) * (rows if bias or k == W else padded(hidden))
-    pieces[FC_W] = classes, hidden, 1, classes  # [hidden, classes], transposed here
-    pieces[FC_B] = 1, classes, classes, 1
-    at[FC_W + 1] = at[FC_W] + classes * padded(hidden)
-    at[FC_B + 1] = at[FC_B] + padded(classes)
-    return at, pieces
-
-
-@leaf
-def _place(flat, pieces, weights, at):
-    count, length, across, along = pieces[0], pieces[1], pieces[2], pieces[3]
-    for j in range(count):
-        for i in range(length):
-            weights[at + j * padded(length) + i] = flat[j * across + i * along]
-
-
-@leaf
-def _collect(weights, at, pieces, flat):
-    count, length, across, along = pieces[0], pieces[1], pieces[2], pieces[3]
-    for j in range(count):
-        for i in range(length):
-            flat[j * across + i * along] = weights[at + j * padded(length) + i]
-
-
-@jit
-def _lengths(x, rows, alphabet):
-    """Letters of each name: int64 [len(rows)]."""
-    out = np.zeros(len(rows), np.int64)
-    for i in range(len(rows)):
-        while out[i] < x.shape[1] and x[rows[i], out[i]] < alphabet:
-            out[i] += 1
-    return out
-
-
-@jit
 def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hidden, classes, lr, steps, seed, task,
               repeat):  # fmt: skip
     """One network's whole run, arguments and results as `wsfast.reference.gru.train_gru`, in float32.
@@ -270,17 +161,17 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
     """
     wide, longest = padded(hidden), x.shape[1]
     room = 3 * wide * longest
-    at, pieces = _layout(alphabet, hidden, classes)
+    at, pieces = layout(alphabet, hidden, classes)
     weights, bound = zeros(at[-1]), np.float32(1 / math.sqrt(hidden))
     for k in range(10):
-        draw = philox.uniform(pieces[k, 0] * pieces[k, 1], bound, seed, task, repeat, philox.INIT, k)
-        _place(draw, pieces[k], weights, at[k])
+        draw = philox.uniform(count(pieces)[k], bound, seed, task, repeat, philox.INIT, k)
+        place(draw, pieces[k], weights, at[k])
     inputs, d_input, d_recurrent = zeros(room), zeros(room), zeros(room)
     recurrent, gates = zeros(2 * room).reshape(2, room), zeros(2 * room).reshape(2, room)
     h, d_h, scratch = zeros(2 * (longest + 1) * wide).reshape(2, -1), zeros(longest * wide), zeros(wide)
     logits, gradient = np.zeros(classes, np.float32), np.zeros(classes, np.float32)
 
-    lengths = _lengths(x, train_rows, alphabet)
+    longs = lengths(x, train_rows, alphabet)
     members, starts, found = np.empty(len(train_rows), np.int64), np.empty(classes, np.int64), 0  # sorted by class
     sizes = np.zeros(classes, np.int64)
     for c in range(classes):
@@ -297,31 +188,22 @@ def train_gru(x, train_rows, train_labels, test_rows, test_labels, alphabet, hid
         for i in range(steps):
             label = drawn[i, 0]
             chosen = members[starts[label] + drawn[i, 1]]
-            letters = x[train_rows[chosen], : lengths[chosen]]
+            letters = x[train_rows[chosen], : longs[chosen]]
             _forward(weights, at, letters, wide, inputs, recurrent, gates, h, logits)
-            total += _loss(logits, label, gradient)
+            total += name_loss(logits, label, gradient)
             _backward_and_step(weights, at, letters, wide, recurrent, gates, h, gradient, d_h, d_input, d_recurrent,
                                scratch, lr[epoch])  # fmt: skip
         loss_curve[epoch] = total / steps
 
     record = np.full(4, np.nan)
-    for split in range(2):
-        rows, labels = (train_rows, train_labels) if split == 0 else (test_rows, test_labels)
-        total, hits = 0.0, 0
-        lengths = _lengths(x, rows, alphabet)
-        for i in range(len(rows)):
-            _forward(weights, at, x[rows[i], : lengths[i]], wide, inputs, recurrent, gates, h, logits)
-            total += _loss(logits, labels[i], gradient)
-            hits += np.argmax(logits) == labels[i]
-        if len(rows) > 0:
-            record[2 * split], record[2 * split + 1] = total / len(rows), hits / len(rows)
+    if len(train_rows) > 0:
+        record[0], record[1] = evaluate(weights, at, x, train_rows, train_labels, alphabet, hidden, classes)
+    if len(test_rows) > 0:
+        record[2], record[3] = evaluate(weights, at, x, test_rows, test_labels, alphabet, hidden, classes)
 
-    count = 0
+    numbers = count(pieces)
+    parameters, done = np.empty(numbers.sum(), np.float32), 0
     for k in range(10):
-        count += pieces[k, 0] * pieces[k, 1]
-    parameters, done = np.empty(count, np.float32), 0
-    for k in range(10):
-        size = pieces[k, 0] * pieces[k, 1]
-        _collect(weights, at[k], pieces[k], parameters[done : done + size])
-        done += size
+        collect(weights, at[k], pieces[k], parameters[done : done + numbers[k]])
+        done += numbers[k]
     return parameters, loss_curve, record

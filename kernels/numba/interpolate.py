@@ -1,13 +1,16 @@
 """Loss and error on the straight line between two networks, one pair a call and a core.
 
 All points of the line go over a run of samples while it is in the cache. A fully connected network's first layer is
-linear in its weights, so its products with the samples are made at the two ends only; every point blends them.
+linear in its weights, so its products with the samples are made at the two ends only; every point blends them. A
+recurrent one's are rows of its weights.
 """
 
 import numpy as np
 
 from . import cnn, figlu
 from .gemm import multiply, padded, zeros
+from .gru_cell import count, layout, place
+from .gru_evaluate import evaluate
 from .jit import jit, leaf
 from .loss import cross_entropy, drain, right
 from .mlp import A_AT, N_AT, block, forward, layer_places, load_batch, output, pad_vector, plan_layers
@@ -167,3 +170,21 @@ def interpolate_cnn(x, rows, labels, sizes, slopes, strides, norm_last, pools, s
             loss[i] += drain(products, losses)
             hits[i] += right(logits, 0, labels, chosen, classes, b_pad)
     return loss / n, 1 - hits / n
+
+
+@jit
+def interpolate_gru(x, rows, labels, alphabet, hidden, classes, start, end, points):
+    """As `wsfast.reference.interpolate.interpolate_gru`, in float32: (loss, error), float64 [L]; types of train_gru."""
+    at, pieces = layout(alphabet, hidden, classes)
+    weights, first, last = zeros(at[-1]), zeros(at[-1]), zeros(at[-1])
+    numbers, done = count(pieces), 0
+    for k in range(len(pieces)):
+        for flat, ends in ((start, first), (end, last)):
+            place(flat[done : done + numbers[k]], pieces[k], ends, at[k])
+        done += numbers[k]
+    loss, error = np.zeros(len(points)), np.zeros(len(points))
+    for i in range(len(points)):
+        _blend(first, last, np.float32(points[i]), weights)
+        loss[i], accuracy = evaluate(weights, at, x, rows, labels, alphabet, hidden, classes)
+        error[i] = 1 - accuracy
+    return loss, error

@@ -67,55 +67,74 @@ class Names:
 class Population:
     """One chunk of networks on the device. memory float32 [n, parameters and scratch]; parameters are views of it."""
 
-    def __init__(self, names: Names, jobs: list[tuple[int, int]], alphabet: int, hidden: int, classes: int,
-                 lr: list[float], steps: int, seed: int) -> None:  # fmt: skip
-        self.names, self.lr, self.steps, self.n = names, lr, steps, len(jobs)
+    def __init__(self, names: Names, jobs: Any, alphabet: int, hidden: int, classes: int) -> None:
+        self.names, self.n, self.hidden, self.classes = names, len(jobs), hidden, classes
         self.device = names.letters.device
         self.jobs = torch.tensor(jobs, dtype=torch.int64, device=self.device)
-        self.key = philox.key(seed, self.device)
         self.shapes = shapes(alphabet, hidden, classes)
         self.H, self.CLASSES = padded(hidden, classes)
         self.R = TOGETHER * names.longest + 1
-        wide = shapes(alphabet, self.H, self.CLASSES)
-        size = [math.prod(shape) for shape in wide]
+        self.wide = shapes(alphabet, self.H, self.CLASSES)
+        size = [math.prod(shape) for shape in self.wide]
         self.memory = torch.empty(self.n, sum(size) + self.R * ROW.value * self.H, device=self.device)
         self.views: dict[int, torch.Tensor] = {}
-        at, bound = 0, float(np.float32(1 / np.sqrt(hidden)))
+        at = 0
         for item in IN_MEMORY:
-            own, shape = self.memory[:, at : at + size[item]], wide[item]
-            gates_first = item in SQUARE
-            own = own.view(self.n, 3, self.H, self.H).transpose(1, 2) if gates_first else own.view(self.n, *shape)
-            draw = torch.empty(self.n, math.prod(shape[:-1]), shape[-1], device=self.device)
-            *rows, columns = self.shapes[item]
-            philox.initial_weight(draw, math.prod(rows), columns, bound, item, self.jobs, self.key)
-            own.copy_(draw.view(self.n, *shape))
-            self.views[item] = own
+            own = self.memory[:, at : at + size[item]]
+            if item in SQUARE:  # gates first
+                self.views[item] = own.view(self.n, 3, self.H, self.H).transpose(1, 2)
+            else:
+                self.views[item] = own.view(self.n, *self.wide[item])
             at += size[item]
-        self.views[9][:, classes:] = -torch.inf
+
+    def draw(self, key: torch.Tensor) -> None:
+        """Initial weights."""
+        bound = float(np.float32(1 / np.sqrt(self.hidden)))
+        for item, (*rows, columns) in enumerate(self.shapes):
+            shape = self.wide[item]
+            drawn = torch.empty(self.n, math.prod(shape[:-1]), shape[-1], device=self.device)
+            philox.initial_weight(drawn, math.prod(rows), columns, bound, item, self.jobs, key)
+            self.views[item].copy_(drawn.view(self.n, *shape))
+        self._close()
+
+    def load(self, flat: torch.Tensor) -> None:
+        """Parameters [n, P] in the reference's order."""
+        at = 0
+        for item, own in enumerate(self._parameters()):
+            self.views[item].zero_()
+            own.copy_(flat[:, at : at + own[0].numel()].view_as(own))
+            at += own[0].numel()
+        self._close()
+
+    def _close(self) -> None:
+        """No name is of a class that is only there in memory."""
+        self.views[9][:, self.classes :] = -torch.inf
 
     def _launch(self, kernel: Any, *arguments: Any, **constants: int) -> None:
         names, chosen = self.names, config("gru", 1, self.H, self.H)
         kernel[self.n,](names.letters, names.starts, names.labels, *arguments, self.R, V=self.shapes[0][0], H=self.H,
                         CLASSES=self.CLASSES, **constants, **chosen.options())  # fmt: skip
 
-    def train(self, tick: Callable[[float], Any] | None = None) -> torch.Tensor:
-        """All epochs; the mean loss of each: float64 [n, epochs]."""
+    def train(self, lr: list[float], steps: int, key: torch.Tensor,
+              tick: Callable[[float], Any] | None = None) -> torch.Tensor:  # fmt: skip
+        """All epochs, `steps` each, from weights drawn here; the mean loss of each: float64 [n, epochs]."""
+        self.draw(key)
         tasks = self.jobs[:, 0]
         sizes = self.names.sizes[tasks]
         before = self.names.splits[tasks, 0, :1] + sizes.cumsum(1) - sizes  # names before each class's first
-        losses = torch.empty(self.n, self.steps, device=self.device)
-        curves = torch.zeros(self.n, len(self.lr), dtype=torch.float64, device=self.device)
-        for epoch, lr in enumerate(self.lr):
-            classes, members = philox.sample(sizes, self.steps, epoch, self.jobs, self.key)
+        losses = torch.empty(self.n, steps, device=self.device)
+        curves = torch.zeros(self.n, len(lr), dtype=torch.float64, device=self.device)
+        for epoch, rate in enumerate(lr):
+            classes, members = philox.sample(sizes, steps, epoch, self.jobs, key)
             drawn = (before.gather(1, classes) + members).int()
-            for first in range(0, self.steps, STEPS):
-                last = min(first + STEPS, self.steps)
-                self._launch(_train_gru_kernel, drawn, losses, self.memory, lr, first, last, self.steps)
+            for first in range(0, steps, STEPS):
+                last = min(first + STEPS, steps)
+                self._launch(_train_gru_kernel, drawn, losses, self.memory, rate, first, last, steps)
             curves[:, epoch] = losses.double().mean(1)
             if tick is not None:
                 if self.device.type == "cuda":
                     torch.cuda.synchronize()
-                tick(self.n / len(self.lr))
+                tick(self.n / len(lr))
         return curves
 
     def evaluate(self) -> torch.Tensor:
@@ -132,13 +151,26 @@ class Population:
 
     def parameters(self) -> torch.Tensor:
         """Every network's ten parameters in the reference's order: float32 [n, P]."""
+        return packed(self._parameters())
+
+    def _parameters(self) -> list[torch.Tensor]:
+        """Of their own shapes, views of the memory."""
         parts = []
         for item, shape in enumerate(self.shapes):
             own = self.views[item]
             for axis, length in enumerate(shape, 1):
                 own = own.narrow(axis, 0, length)
             parts.append(own)
-        return packed(parts)
+        return parts
+
+
+def settled(op: str, hidden: int) -> None:
+    """ValueError for more hidden units than the kernels take."""
+    if hidden > LIMIT:
+        raise ValueError(
+            f"{op}: the triton kernels take at most {LIMIT} hidden units, got {hidden} (a smaller width, or "
+            "backend='numba')"
+        )
 
 
 def shapes(alphabet: int, hidden: int, classes: int) -> list[tuple[int, ...]]:
@@ -171,17 +203,13 @@ def train_chunks(x: np.ndarray, tasks: list[Any], jobs: list[tuple[int, int]], a
     rest as `wsfast.reference.gru.train_gru`. All arithmetic is float32. ValueError for more than 128 hidden units;
     RuntimeError names the networks in work when the device fails.
     """
-    if hidden > LIMIT:
-        raise ValueError(
-            f"train_gru: the triton kernel takes at most {LIMIT} hidden units, got {hidden} "
-            f"(a smaller width, or backend='numba')"
-        )
-    names = Names.load(x, tasks, alphabet, classes, device)
+    settled("train_gru", hidden)
+    names, key = Names.load(x, tasks, alphabet, classes, device), philox.key(int(seed), torch.device(device))
     each = bytes_per_network(alphabet, hidden, classes, names.longest, steps)
 
     def train(some: slice) -> list[torch.Tensor]:
-        population = Population(names, jobs[some], alphabet, hidden, classes, lr.tolist(), steps, int(seed))
-        curves = population.train(tick)
+        population = Population(names, jobs[some], alphabet, hidden, classes)
+        curves = population.train(lr.tolist(), steps, key, tick)
         return [population.parameters(), curves, population.evaluate()]
 
     yield from in_chunks("train_gru", train, len(jobs), each, device, chunk, into)

@@ -4,9 +4,10 @@ Every point of a line is evaluated as a network of its own beside all others, a 
 memory at a time. A fully connected network's weights are kept at the ends of its line only, and blended as they are
 loaded: the points of a line are neighbours in the grid and share them in the L2. Its first layer is linear in its
 weights: the points blend the products made at the two ends. A convolutional network's weights are few beside its
-activations: there every point has its own.
+activations: there every point has its own, as of a recurrent one, whose weights a processor reads for every letter.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from . import cnn, mlp, plan, population
+from . import cnn, gru, mlp, plan, population
 from .chunks import fitting
 from .configs import LIMIT, wide
 from .figlu import _gate_kernel, matrices
@@ -251,6 +252,22 @@ def interpolate_cnn(x: np.ndarray, tasks: list[Task], lines: np.ndarray, sizes: 
         made = cnn.Population(
             images, tasks, jobs, units, classes, population.FREE, *_idle(jobs, batch_size, precision, device)
         )
+        made.load(_between(ends, t))
+        return made.evaluate()
+
+    yield from _along(lines, start, end, t, each, evaluate)
+
+
+def interpolate_gru(x: np.ndarray, tasks: list[Task], lines: np.ndarray, alphabet: int, hidden: int, classes: int,
+                    start: Any, end: Any, points: np.ndarray, device: str = "cuda") -> Curves:  # fmt: skip
+    """As interpolate_mlp, of the recurrent networks that `wsfast.kernels.triton.gru` trains, over names, in float32."""
+    gru.settled("interpolate_gru", hidden)
+    names, t = gru.Names.load(x, tasks, alphabet, classes, device), torch.from_numpy(points).to(device)
+    count = sum(math.prod(shape) for shape in gru.shapes(alphabet, hidden, classes))
+    each = 4 * 2 * count + len(t) * gru.bytes_per_network(alphabet, hidden, classes, names.longest, 0)
+
+    def evaluate(jobs: Jobs, ends: torch.Tensor) -> torch.Tensor:
+        made = gru.Population(names, jobs, alphabet, hidden, classes)
         made.load(_between(ends, t))
         return made.evaluate()
 
