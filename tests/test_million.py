@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,19 @@ RUN = {"rows": [{"suite": "train_mlp", "case": "64-100-100-100-2, batch 32", "co
 
 def test_the_page_is_that_of_the_stored_runs():
     assert (million.HERE / "MILLION.md").read_text() == million.text()
+
+
+def test_a_suite_that_the_last_run_left_out_is_an_earlier_ones(tmp_path, monkeypatch):
+    def store(day, device, **suites):
+        rows = [{"part": part, "median": median} for part, median in suites.items()]
+        (tmp_path / f"2026-01-0{day}.json").write_text(json.dumps({"device": device, "rows": rows}))
+
+    store(1, "ours", mlp=1, gru=2, cnn=3)
+    store(2, "ours", mlp=4, gru=5)
+    store(3, "theirs", chains=6)
+    store(4, "ours", gru=7)
+    monkeypatch.setattr(million, "RESULTS", tmp_path)
+    assert {row["part"]: row["median"] for row in million.measured()["rows"]} == {"gru": 7, "mlp": 4, "cnn": 3}
 
 
 def test_populations_are_what_generate_makes():
