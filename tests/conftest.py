@@ -8,11 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-if not torch.cuda.is_available():  # before triton is imported: its kernels then run in the interpreter
-    os.environ["TRITON_INTERPRET"] = "1"
+if "WSFAST_EMULATE" not in os.environ and not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported: kernels then run in its interpreter
 os.environ["NUMBA_NRT_STATS"] = "1"  # numba counts its arrays
 
 import wsfast
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if "WSFAST_EMULATE" in os.environ:  # "sm_80": kernels are compiled for it and run from their PTX
+    import emulated
+
+    emulated.install(os.environ["WSFAST_EMULATE"])
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,7 +76,7 @@ def device():
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-@pytest.fixture(scope="session", autouse=not torch.cuda.is_available())
+@pytest.fixture(scope="session", autouse=INTERPRETED)
 def patched_once():
     """The interpreter patches triton.language in every call of a device function; that the launch has is enough."""
     from triton import language
@@ -87,7 +93,7 @@ def patched_once():
     interpreter._patch_lang = patch
 
 
-@pytest.fixture(autouse=not torch.cuda.is_available())
+@pytest.fixture(autouse=INTERPRETED)
 def sanitizer(monkeypatch):
     """Every kernel that a test runs in the interpreter is watched for what would be a race on a GPU."""
     from sanitizer import Sanitizer

@@ -1,5 +1,7 @@
 """Triton's training of convolutional networks against the reference: on a GPU, or in the interpreter."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -296,14 +298,15 @@ def test_nothing_is_read_before_it_is_written(name, device, monkeypatch):
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_lower_precisions_stay_near(precision, device):
-    if precision == "bf16" and device == "cpu":
+    if precision == "bf16" and os.environ.get("TRITON_INTERPRET") == "1":
         pytest.skip("the interpreter multiplies bf16 bit patterns as integers")
     _, x, tasks, rest = problem(SMALL)
+    rest["lr"] = rest["lr"] / np.float32(100)  # larger steps of 4 images multiply an error a thousandfold
     start = reference.train_cnn(x, *tasks[0], **rest | {"lr": []}, task=0, repeat=0)[0]
     change = reference.train_cnn(x, *tasks[0], **rest, task=0, repeat=0)[0] - start
     got = cnn.train_cnn(x, tasks, JOBS[:1], **rest, device=device, precision=precision)[0][0]
     error = np.linalg.norm(got - start - change) / np.linalg.norm(change)
-    assert 1e-6 < error < 0.1
+    assert 1e-6 < error < {"tf32": 1e-3, "bf16": 1e-2}[precision]
 
 
 def test_memory_that_runs_out_halves_the_chunk(device, monkeypatch):

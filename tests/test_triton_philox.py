@@ -21,6 +21,18 @@ def test_streams_are_the_same_bits(seed, device):
     assert (start[:, :, 19:] == 0).all()
 
 
+@pytest.mark.parametrize(("rows", "columns", "wide"), [(70, 100, 128), (9, 384, 384), (300, 2, 4), (3, 1500, 2048)])
+def test_initial_weights_of_every_width_are_the_same_bits(rows, columns, wide, device):
+    """Several programs a network, a row or many in each."""
+    jobs, key = torch.tensor(JOBS[:2], device=device), compiled.key(7, device)
+    found = torch.full((2, rows + 1, wide), torch.nan, device=device)
+    compiled.initial_weight(found, rows, columns, 0.5, 1, jobs, key)
+    for own, job in zip(found.cpu().double().numpy(), JOBS, strict=False):
+        np.testing.assert_array_equal(own[:rows, :columns], philox.initial_weight((rows, columns), 0.5, 1, 7, *job))
+        assert (own[rows:] == 0).all()
+        assert (own[:, columns:] == 0).all()
+
+
 def test_orders_and_crops_are_the_same_bits(device):
     jobs, key, counts = torch.tensor(JOBS, device=device), compiled.key(5, device), [50, 33, 1]
     orders = compiled.batch_order(50, torch.tensor(counts, device=device), 4, jobs, key).cpu().numpy()

@@ -18,19 +18,24 @@ def _word(index, c1, task, repeat, k0, k1):
     return tl.where(which == 0, a, tl.where(which == 1, b, tl.where(which == 2, c, d)))
 
 
-@triton.jit(do_not_specialize=["item", "stride", "ROWS", "COLUMNS"])
-def _initial_kernel(out_ptr, jobs_ptr, key_ptr, bound, item, stride, ROWS, COLUMNS, PADDED: tl.constexpr,
-                    BLOCK: tl.constexpr):  # fmt: skip
-    blocks = tl.cdiv(stride, BLOCK)  # of a network, in one axis with the networks: the second axis ends at 65,535
-    net = (tl.program_id(0) // blocks).to(tl.int64)
-    at = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    row, column = at // PADDED, at % PADDED
+@triton.jit(do_not_specialize=["item", "HIGH", "ROWS", "COLUMNS"])
+def _initial_kernel(out_ptr, jobs_ptr, key_ptr, bound, item, HIGH, ROWS, COLUMNS, PADDED: tl.constexpr,
+                    RB: tl.constexpr, CB: tl.constexpr):  # fmt: skip
+    """A program draws [RB, CB] of a network's [HIGH, PADDED].
+
+    Rows and columns of one long run, at // PADDED and at % PADDED, Triton 3.7.1 compiles wrongly for 128 columns.
+    """
+    across: tl.constexpr = PADDED // CB
+    tiles = tl.cdiv(HIGH, RB) * across  # of a network, in one axis with the networks: the second axis ends at 65,535
+    net, tile = (tl.program_id(0) // tiles).to(tl.int64), tl.program_id(0) % tiles
+    row, column = tile // across * RB + tl.arange(0, RB)[:, None], tile % across * CB + tl.arange(0, CB)[None, :]
     inside = (row < ROWS) & (column < COLUMNS)
     task, repeat = tl.load(jobs_ptr + 2 * net).to(tl.uint32), tl.load(jobs_ptr + 2 * net + 1).to(tl.uint32)
     k0, k1 = tl.load(key_ptr).to(tl.uint32), tl.load(key_ptr + 1).to(tl.uint32)
     draw = _word(row * COLUMNS + column, item.to(tl.uint32), task, repeat, k0, k1)
     unit = (draw >> 8).to(tl.int32).to(tl.float32) * (2.0**-23) - 1.0  # exact: 24 bits
-    tl.store(out_ptr + net * stride + at, tl.where(inside, unit * bound, 0.0), mask=at < stride)
+    out = out_ptr + net * HIGH * PADDED + row * PADDED + column
+    tl.store(out, tl.where(inside, unit * bound, 0.0), mask=row < HIGH)
 
 
 @triton.jit(do_not_specialize=["c1", "N"])
@@ -51,8 +56,10 @@ def key(seed, device):
 def initial_weight(out, rows, columns, bound, item, jobs, key):
     """Fill out float32 [N, rows padded, columns padded] with each network's draws of U[-bound, bound), zeros around."""
     n, high, wide = out.shape
-    grid = (n * triton.cdiv(high * wide, BLOCK),)
-    _initial_kernel[grid](out, jobs, key, bound, item, high * wide, rows, columns, wide, BLOCK)
+    across = min(BLOCK, wide & -wide)  # the largest power of two that divides it
+    down = BLOCK // across
+    grid = (n * triton.cdiv(high, down) * (wide // across),)
+    _initial_kernel[grid](out, jobs, key, bound, item, high, rows, columns, wide, down, across)
 
 
 def words(n, purpose, item, jobs, key):
