@@ -1,7 +1,7 @@
 """Triton's launches without a GPU: compiled for one as always, then the PTX is run by `ptx`.
 
 What a GPU gets is run: Triton's layouts, LLVM's code, tensor cores, shared memory and barriers. The interpreter has
-none of these. For any test of a kernel: WSFAST_EMULATE=sm_80 python -m pytest tests/test_triton_gru.py
+none of these. For any test of a kernel: WSFAST_EMULATE=sm_90 python -m pytest tests/test_triton_gru.py
 """
 
 import ctypes

@@ -1,8 +1,10 @@
-"""Runs a kernel's PTX on the CPU, warp by warp as a GPU may: what compiles for sm_80, tensor cores included.
+"""Runs a kernel's PTX on the CPU, warp by warp as a GPU may: what our kernels compile to for sm_80 and sm_90,
+tensor cores included.
 
 A warp goes on to its next barrier before another one starts, in an order drawn anew at every barrier; lanes that part
 wait for one another where they meet again. An asynchronous copy is made when it is issued, or only when it is waited
-for. Shared memory and registers begin as NaN. Semantics: NVIDIA, "Parallel Thread Execution ISA", version 8.7.
+for; wgmma multiplies at once. Shared memory and registers begin as NaN. Semantics: NVIDIA, "Parallel Thread Execution
+ISA", version 8.7.
 """
 
 import re

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -54,8 +55,17 @@ ELEMENTWISE: dict[str, Callable] = {
     "rsqrt": lambda a: np.reciprocal(np.sqrt(a)),
     "fma": lambda a, b, c: (a.astype(np.float64) * b + c).astype(a.dtype),
 }
+
+
+def _elementwise(code: Any, parts: list[str], operands: list[str], call: Callable) -> Callable:
+    if not parts[-1].endswith("x2"):
+        return _plain(code, operands, TYPES[parts[-1]], call)
+    half = TYPES[parts[-1].removesuffix("x2")]  # two numbers in a register
+    return _plain(code, operands, U32, lambda *given: call(*(np.copy(g).view(half) for g in given)).view(U32))
+
+
 for _name, _call in ELEMENTWISE.items():
-    MAKERS[_name] = lambda code, parts, operands, call=_call: _plain(code, operands, TYPES[parts[-1]], call)
+    MAKERS[_name] = partial(_elementwise, call=_call)
 
 
 def _twice(dtype: np.dtype) -> np.dtype:
@@ -341,34 +351,115 @@ def ldmatrix(code: Any, parts: list[str], operands: list[str]) -> Callable:
 
 
 @_maker
+def stmatrix(code: Any, parts: list[str], operands: list[str]) -> Callable:
+    if "trans" in parts:
+        raise NotImplementedError(".".join(parts))
+    address, sources = code.address(operands[0]), code.values(operands[1], U32)
+
+    def run(w: Any, m: Any) -> None:
+        _together(m, "stmatrix")
+        for k, source in enumerate(sources):
+            rows, words = k == LANE // 8, np.zeros((LANES, 4), U32)
+            words[rows] = source(w).reshape(8, 4)
+            w.store("shared", address(w), list(words.T.copy()), rows)
+
+    return run
+
+
+G, T = (LANE >> 2).astype(int), (LANE & 3).astype(int)
+
+
+def _numbers(bits: np.ndarray, each: int, i: int) -> np.ndarray:
+    """Number i of the `each` in a register: tf32, which is cut, or two of bfloat16."""
+    if each == 1:
+        return (bits & U32(0xFFFFE000)).view("f4")
+    return ((bits if i else bits << U32(16)) & U32(0xFFFF0000)).view("f4")
+
+
+def _left(registers: list[np.ndarray], each: int) -> np.ndarray:
+    """A [16, K] of a warp."""
+    A = np.zeros((16, 8 * each))
+    for i in range(each):
+        for r, bits in enumerate(registers):
+            A[G + r % 2 * 8, each * (T + r // 2 * 4) + i] = _numbers(bits, each, i)
+    return A
+
+
+def _places(n: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Where a warp's registers lie in C and D [16, n]."""
+    return [(G + 8 * (r // 2), 8 * j + 2 * T + r % 2) for j in range(n // 8) for r in range(4)]
+
+
+@_maker
 def mma(code: Any, parts: list[str], operands: list[str]) -> Callable:
-    """D = A B + C: [16, 8] = [16, K] [K, 8] + [16, 8], bfloat16 with K = 16 and tf32, which is cut, with K = 8."""
-    shape = parts[3], parts[-2]
-    if shape not in (("m16n8k8", "tf32"), ("m16n8k16", "bf16")):
+    """D = A B + C: [16, 8] = [16, K] [K, 8] + [16, 8], bfloat16 with K = 16 and tf32 with K = 8."""
+    if (parts[3], parts[-2]) not in (("m16n8k8", "tf32"), ("m16n8k16", "bf16")):
         raise NotImplementedError(".".join(parts))
     puts, a, b, c = code.puts(operands[0]), *(code.values(o, U32) for o in operands[1:])
-    g, t = (LANE >> 2).astype(int), (LANE & 3).astype(int)
-    each = 1 if shape[1] == "tf32" else 2  # numbers of a register
-    K = 8 * each
-    places = [(g, 2 * t), (g, 2 * t + 1), (g + 8, 2 * t), (g + 8, 2 * t + 1)]
-
-    def numbers(bits: np.ndarray, i: int) -> np.ndarray:
-        if each == 1:
-            return (bits & U32(0xFFFFE000)).view("f4")
-        return ((bits if i else bits << U32(16)) & U32(0xFFFF0000)).view("f4")
+    each = 1 if parts[-2] == "tf32" else 2
 
     def run(w: Any, m: Any) -> None:
         _together(m, "mma.sync")
-        A, B, C = np.zeros((16, K)), np.zeros((K, 8)), np.zeros((16, 8), "f4")
+        A, B, C = _left([source(w) for source in a], each), np.zeros((8 * each, 8)), np.zeros((16, 8), "f4")
         for i in range(each):
-            for r, source in enumerate(a):
-                A[g + r % 2 * 8, each * (t + r // 2 * 4) + i] = numbers(source(w), i)
             for r, source in enumerate(b):
-                B[each * (t + 4 * r) + i, g] = numbers(source(w), i)
-        for place, source in zip(places, c, strict=True):
+                B[each * (T + 4 * r) + i, G] = _numbers(source(w), each, i)
+        for place, source in zip(_places(8), c, strict=True):
             C[place] = source(w).view("f4")
         D = (C + A @ B).astype("f4")
-        for place, put in zip(places, puts, strict=True):
+        for place, put in zip(_places(8), puts, strict=True):
             put(w, D[place], None)
 
     return run
+
+
+@_maker
+def wgmma(code: Any, parts: list[str], operands: list[str]) -> Callable:
+    """D [64, n] = A B, or D + A B, of four warps, 16 rows each: B, and A unless in registers, where descriptors say."""
+    if parts[1] != "mma_async":  # its own fences and groups: products are made at once here
+        return lambda w, m: None
+    (names, left, right, add, *ones), n = operands, int(parts[4].split("n")[1].split("k")[0])
+    each = {"tf32": 1, "bf16": 2}[parts[-1]]
+    in_registers = left.startswith("{")
+    turned = [flag == "1" for flag in ["0", "0", *ones[2:]]][-2:]  # A, which registers hold as it is, and B
+    if ones[:2] != ["1", "1"]:
+        raise NotImplementedError(" ".join([".".join(parts), *operands[1:]]))
+    puts, d, more = code.puts(names), code.values(names, U32), code.value(add, bool)
+    a, b = code.values(left, U32 if in_registers else U64), code.value(right, U64)
+
+    def run(w: Any, m: Any) -> None:
+        _together(m, "wgmma")
+        if in_registers:
+            A = _left([source(w) for source in a], each)
+        else:
+            A = _described(w, int(a[0](w)[0]), 16 * (w.number % 4) + np.arange(16), each, turned[0])
+        B = _described(w, int(b(w)[0]), np.arange(n), each, turned[1])
+        D = (A.astype("f8") @ B.T).astype("f4")
+        for place, put, source in zip(_places(n), puts, d, strict=True):
+            put(w, D[place] + (source(w).view("f4") if more(w)[0] else np.float32(0)), None)
+
+    return run
+
+
+def _described(w: Any, descriptor: int, rows: np.ndarray, each: int, turned: bool) -> np.ndarray:
+    """A matrix in the shared memory [rows, K], 32 bytes of K, swizzled; turned: its rows lie side by side there."""
+    start, leading, stride = (16 * (descriptor >> bit & 0x3FFF) for bit in (0, 16, 32))
+    mode, size = descriptor >> 62, 4 // each
+    row, k = rows[:, None], np.arange(8 * each)[None, :]
+    if turned:
+        span = 256 >> mode
+        at = start + row * size // span * leading + row * size % span + k // 8 * stride + k % 8 * span
+    elif mode == 0:
+        at = start + row // 8 * stride + k * size // 16 * leading + row % 8 * 16 + k * size % 16
+    else:
+        at = start + row // 8 * stride + row % 8 * (256 >> mode) + k * size
+    if mode:
+        at ^= (at >> 7 & (8 >> mode - 1) - 1) << 4
+    memory, places = w.program.memory("shared", at.ravel().astype(U32), size)
+    [found] = memory.load(places, size, 1, w.number, w.program.now)
+    return _numbers(found.astype(U32), each, 0).reshape(at.shape)
+
+
+@_maker
+def fence(code: Any, parts: list[str], operands: list[str]) -> Callable:
+    return lambda w, m: None
