@@ -77,12 +77,11 @@ def find(memories: list[Memory], addresses: np.ndarray, size: int) -> tuple[Memo
     low, high = int(addresses.min()), int(addresses.max()) + size
     if (addresses % addresses.dtype.type(size)).any():
         raise Fault(f"{size} bytes at an address that is no multiple of it")
-    near = None
     for memory in memories:
         if memory.base <= low and high <= memory.base + memory.size:
             return memory, addresses.astype(np.int64) - memory.base
-        if memory.base - NEAR <= low and high <= memory.base + memory.size + NEAR:
-            near = memory
-    if near is None:
+    away = [max(m.base - low, low - m.base - m.size, 0) for m in memories]
+    if not away or min(away) > NEAR:
         raise Fault(f"bytes {low:#x}..{high:#x} are of no argument")
+    near = memories[int(np.argmin(away))]
     raise Fault(f"bytes {low - near.base}..{high - near.base} of {near.name}, which has {near.size}")
