@@ -272,6 +272,10 @@ def test_recurrent_networks():
     np.testing.assert_allclose(
         again.curves["naive", "train", "loss"][same], exact.curves["naive", "train", "loss"], rtol=1e-5
     )
+    x = tasks.x.copy()
+    x[7] = tasks.shape[1]
+    with pytest.raises(ValueError, match=r"connectivity: name 7 of faker_surnames has no letter"):
+        wsfast.connectivity(imported, replace(tasks, x=x), points=3, progress=False)
 
 
 def test_imported_convolutions_take_images_of_any_size():

@@ -15,7 +15,7 @@ from .declaration import Network
 from .events import Progress
 from .inference import bootstrap_by_task
 from .initial import untrained
-from .kernel_arguments import cnn_layers, gru_width, mlp_layers, takes
+from .kernel_arguments import cnn_layers, gru_width, mlp_layers, refuse_empty_names, takes
 from .kernels.numba.threads import unordered
 from .lazy import Lazy
 from .reference.interpolate import barrier, monotonicity
@@ -222,6 +222,7 @@ def along_lines(
 def _interpolated(network: Network, tasks: TaskSet) -> tuple[str, tuple[Any, ...]]:
     """(the op, what it takes of the network and the samples)."""
     if (hidden := gru_width(network)) is not None:
+        refuse_empty_names("connectivity", tasks)
         return "interpolate_gru", (tasks.shape[1], hidden, tasks.classes)
     if (layers := mlp_layers(network)) is not None:
         return "interpolate_mlp", (*layers, tasks.scale, tasks.shift, *gates(network))

@@ -8,6 +8,7 @@ import numpy as np
 from .architectures import gru2
 from .declaration import Network
 from .families import Unit, smallest_image
+from .taskset import TaskSet
 
 
 def gru_width(net: Network) -> int | None:
@@ -16,6 +17,13 @@ def gru_width(net: Network) -> int | None:
         return None
     width = net.layers[0].parameters[0].shape[-1]
     return width if net.layers == gru2(net.input_shape, net.classes, width).layers else None
+
+
+def refuse_empty_names(op: str, tasks: TaskSet) -> None:
+    """ValueError for a name without a letter: a recurrent network has no last step on it."""
+    empty = tasks.x[:, 0] >= tasks.shape[1]
+    if empty.any():
+        raise ValueError(f"{op}: name {int(np.argmax(empty))} of {tasks.name} has no letter")
 
 
 def mlp_layers(net: Network) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:

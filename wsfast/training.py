@@ -12,7 +12,7 @@ from .architectures import network as named_network
 from .asymmetry import fixed_entries, gates
 from .declaration import Network
 from .events import Progress
-from .kernel_arguments import cnn_layers, gru_width, mlp_layers
+from .kernel_arguments import cnn_layers, gru_width, mlp_layers, refuse_empty_names
 from .kernels.numba.threads import unordered
 from .recipe import Recipe
 from .seeds import whole_seed
@@ -199,8 +199,7 @@ def _recurrent(network: Network, tasks: TaskSet, recipe: Recipe) -> tuple[int, i
             "generate: gru2 is trained by plain SGD on single names, want a recipe with steps, batch_size=1, "
             f"momentum=0, weight_decay=0 and pad=None, got {recipe}"
         )
-    if (tasks.x[:, 0] >= tasks.shape[1]).any():
-        raise ValueError(f"generate: name {int(np.argmax(tasks.x[:, 0]))} of {tasks.name} has no letter")
+    refuse_empty_names("generate", tasks)
     for t in tasks.tasks:
         if len(np.unique(t.train_labels)) < tasks.classes:
             raise ValueError(f"generate: a class of task {t.name} has no training name")
