@@ -75,17 +75,17 @@ class Population:
         self.H, self.CLASSES = padded(hidden, classes)
         self.R = TOGETHER * names.longest + 1
         self.wide = shapes(alphabet, self.H, self.CLASSES)
-        size = [math.prod(shape) for shape in self.wide]
-        self.memory = torch.empty(self.n, sum(size) + self.R * ROW.value * self.H, device=self.device)
+        sizes = [math.prod(shape) for shape in self.wide]
+        self.memory = torch.empty(self.n, sum(sizes) + self.R * ROW.value * self.H, device=self.device)
         self.views: dict[int, torch.Tensor] = {}
         at = 0
         for item in IN_MEMORY:
-            own = self.memory[:, at : at + size[item]]
+            own = self.memory[:, at : at + sizes[item]]
             if item in SQUARE:  # gates first
                 self.views[item] = own.view(self.n, 3, self.H, self.H).transpose(1, 2)
             else:
                 self.views[item] = own.view(self.n, *self.wide[item])
-            at += size[item]
+            at += sizes[item]
 
     def draw(self, key: torch.Tensor) -> None:
         """Initial weights."""
@@ -180,6 +180,11 @@ def shapes(alphabet: int, hidden: int, classes: int) -> list[tuple[int, ...]]:
     return [*layers[0], *layers[1], (hidden, classes), (classes,)]
 
 
+def size(alphabet: int, hidden: int, classes: int) -> int:
+    """Numbers of a network's parameters."""
+    return sum(math.prod(shape) for shape in shapes(alphabet, hidden, classes))
+
+
 def padded(hidden: int, classes: int) -> tuple[int, int]:
     """Hidden units and classes in memory: powers of two."""
     return side(hidden, LIMIT), max(4, 1 << (classes - 1).bit_length())
@@ -188,7 +193,7 @@ def padded(hidden: int, classes: int) -> tuple[int, int]:
 def bytes_per_network(alphabet: int, hidden: int, classes: int, longest: int, steps: int) -> int:
     """Device memory that one network of a chunk takes, everything included."""
     H, CLASSES = padded(hidden, classes)
-    parameters = sum(math.prod(shape) for shape in shapes(alphabet, H, CLASSES))
+    parameters = size(alphabet, H, CLASSES)
     return 4 * (3 * parameters + (TOGETHER * longest + 1) * ROW.value * H) + 64 * steps
 
 
@@ -218,7 +223,6 @@ def train_chunks(x: np.ndarray, tasks: list[Any], jobs: list[tuple[int, int]], a
 def train_gru(x: np.ndarray, tasks: list[Any], jobs: list[tuple[int, int]], alphabet: int, hidden: int, classes: int,
               *arguments: Any, **options: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
     """train_chunks, all at once: (parameters float32 [N, P], curves float64 [N, epochs], records float64 [N, 4])."""
-    count = sum(math.prod(shape) for shape in shapes(alphabet, hidden, classes))
-    options["into"] = parameters = np.empty((len(jobs), count), np.float32)
+    options["into"] = parameters = np.empty((len(jobs), size(alphabet, hidden, classes)), np.float32)
     done = list(train_chunks(x, tasks, jobs, alphabet, hidden, classes, *arguments, **options))
     return parameters, np.concatenate([d.curves for d in done]), np.concatenate([d.records for d in done])

@@ -7,7 +7,6 @@ weights: the points blend the products made at the two ends. A convolutional net
 activations: there every point has its own, as of a recurrent one, whose weights a processor reads for every letter.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -263,8 +262,9 @@ def interpolate_gru(x: np.ndarray, tasks: list[Task], lines: np.ndarray, alphabe
     """As interpolate_mlp, of the recurrent networks that `wsfast.kernels.triton.gru` trains, over names, in float32."""
     gru.settled("interpolate_gru", hidden)
     names, t = gru.Names.load(x, tasks, alphabet, classes, device), torch.from_numpy(points).to(device)
-    count = sum(math.prod(shape) for shape in gru.shapes(alphabet, hidden, classes))
-    each = 4 * 2 * count + len(t) * gru.bytes_per_network(alphabet, hidden, classes, names.longest, 0)
+    each = 8 * gru.size(alphabet, hidden, classes) + len(t) * gru.bytes_per_network(
+        alphabet, hidden, classes, names.longest, 0
+    )
 
     def evaluate(jobs: Jobs, ends: torch.Tensor) -> torch.Tensor:
         made = gru.Population(names, jobs, alphabet, hidden, classes)
