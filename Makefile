@@ -4,7 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: study test bench lint types kernels gpu fuzz clean
+.PHONY: study test bench lint types kernels spots gpu fuzz clean
 
 study: $(READY)
 	$(VENV)/bin/wsfast study
@@ -19,6 +19,11 @@ bench: $(READY)
 # Every shipped Triton launch, compiled for sm_80, sm_90, sm_100 and gfx942; needs no GPU, fails on a spill or too much shared memory.
 kernels: $(READY)
 	$(PY) -m wsfast.kernels.triton.aot
+
+# Programs of every shipped launch at full size, run from their PTX and in the interpreter: hours. TARGET: sm_80 or sm_90.
+TARGET ?= sm_90
+spots: $(READY)
+	$(PY) tests/spots.py $(TARGET)
 
 # On a machine with a GPU: the tests of its kernels, then the benchmark, in one JSON file under bench/results.
 gpu: $(READY)

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,10 @@ os.environ["NUMBA_NRT_STATS"] = "1"  # numba counts its arrays
 import wsfast
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if INTERPRETED and find_spec("triton"):
+    import bfloat16
+
+    bfloat16.install()
 if "WSFAST_EMULATE" in os.environ:  # "sm_80": kernels are compiled for it and run from their PTX
     import emulated
 

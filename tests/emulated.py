@@ -40,9 +40,14 @@ def launch(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **name
     compiled = compile_only(kernel, *arguments, grid=grid, warmup=True, **named)
     if warmup:
         return compiled
+    emulate(compiled, {**dict(zip(kernel.arg_names, arguments, strict=False)), **named}, grid)
+    return compiled
+
+
+def emulate(compiled: Any, values: dict[str, Any], grid: Any, places: list[Any] | None = None) -> None:
+    """The programs at these places, or all; values: of every parameter by its name, tensors to be read and written."""
     if compiled.hash not in CODES:
         CODES[compiled.hash] = ptx.Code(compiled.asm["ptx"])
-    values = {**dict(zip(kernel.arg_names, arguments, strict=False)), **named}
     given: list[Any] = []
     memories: dict[int, Memory] = {}
     for name, kind in compiled.src.signature.items():
@@ -58,11 +63,11 @@ def launch(kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **name
         else:
             given.append(np.float32(value).view(np.uint32) if kind == "fp32" else np.int64(value))
     here = list(memories.values())
+    shared = compiled.metadata.shared
     try:
-        NOW[0] = ptx.run(CODES[compiled.hash], grid, given, here, compiled.metadata.shared, RNG, NOW[0])
+        NOW[0] = ptx.run(CODES[compiled.hash], grid, given, here, shared, RNG, NOW[0], places)
     except Fault as fault:
         constants = {k: v for k, v in values.items() if not isinstance(v, torch.Tensor)}
-        raise Fault(f"{kernel.fn.__name__} {constants}: {fault}") from None
+        raise Fault(f"{compiled.name} {constants}: {fault}") from None
     for memory in here:
         memory.close()
-    return compiled

@@ -1,10 +1,12 @@
 """What the emulator of PTX must see; run by test_ptx.py where kernels are emulated."""
 
 import pytest
+import spots
 import torch
 import triton
 import triton.language as tl
 from gpu_memory import Fault
+from wsfast.kernels.triton import shipped
 
 
 @triton.jit
@@ -75,3 +77,22 @@ def test_products_are_those_of_the_precision(precision):
     wrong = (out - a.double() @ b.double()).norm() / (a.double() @ b.double()).norm()
     assert wrong < (2e-3 if precision == "tf32" else 1e-6)  # products of bfloat16 are exact
     assert (wrong > 1e-5) == (precision == "tf32")
+
+
+def test_programs_that_differ_from_the_interpreters_are_told():
+    found = spots.Spots(1)
+    for barrier in (True, False):
+        _turn_kernel.run(numbers(256), torch.zeros(256), torch.zeros(256), 256, barrier, grid=(1,), warmup=False)
+        found(_turn_kernel, numbers(256), torch.zeros(256), torch.zeros(256), 256, barrier, grid=(1,), warmup=False)
+        assert found.bad == (not barrier)
+    found(_half_kernel, numbers(256), torch.zeros(256), 256, grid=(1,), warmup=False)
+    assert found.bad == 2
+
+
+@pytest.mark.parametrize("walk", ["mlp4-64-128, batch 128", "gru2-128", "units of mlp4-64-100"])
+def test_shipped_launches(walk):
+    """At full size; `python tests/spots.py` does all others."""
+    found = spots.Spots(1)
+    spots.compared(shipped.walks()[walk], ["tf32x3", "tf32"], found)
+    assert found.bad == 0
+    assert len(found.seen) > 1

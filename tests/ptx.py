@@ -183,14 +183,17 @@ class Code:
 
 
 def run(code: Code, grid: Any, values: list[Any], memories: list[Memory], shared: int, rng: np.random.Generator,
-        now: int) -> int:  # fmt: skip
-    """One launch, program by program; values: of the parameters; shared: bytes. Gives the time after it."""
+        now: int, places: list[Any] | None = None) -> int:  # fmt: skip
+    """One launch, program by program; values: of the parameters; shared: bytes. Gives the time after it.
+
+    places: the programs to run, (x, y, z) each; all of the grid where None.
+    """
     parameters = dict(zip(code.parameters, [*values, *[0] * len(code.parameters)], strict=False))
     grid = (*grid, 1, 1)[:3]
     with np.errstate(all="ignore"):
-        for place in np.ndindex(*grid[::-1]):
+        for place in places or [at[::-1] for at in np.ndindex(*grid[::-1])]:
             own = Memory("the shared memory", 0, np.full(max(shared, 16), 255, np.uint8), 1)
-            program = Program(parameters, grid, place[::-1], memories, own, bool(rng.integers(2)), now + 1)
+            program = Program(parameters, grid, place, memories, own, bool(rng.integers(2)), now + 1)
             warps = [Warp(program, i, Registers(code.kind)) for i in range(code.threads // LANES)]
             while warps:
                 waiting = [warps[i] for i in rng.permutation(len(warps)) if _advance(code, warps[i])]

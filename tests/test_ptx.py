@@ -17,7 +17,8 @@ pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="all tests of 
 TESTS = Path(__file__).parent
 ERRS = "test_a_run_errs_no_more_than_torch"
 RUNS = {  # name: the target, the tests
-    "the emulator": ("sm_80", ["emulator_checks.py"]),
+    "the emulator, shipped launches": ("sm_80", ["emulator_checks.py"]),
+    "shipped launches, sm_90": ("sm_90", ["emulator_checks.py::test_shipped_launches"]),
     "random streams": ("sm_80", ["test_triton_philox.py"]),
     "random streams, sm_90": ("sm_90", ["test_triton_philox.py"]),
     "recurrent networks": ("sm_90", [f"test_triton_gru.py::{ERRS}"]),

@@ -1,7 +1,6 @@
 """Triton's training against the reference: on a GPU where there is one, in the interpreter elsewhere."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -228,8 +227,6 @@ def test_tf32_rounds_to_nearest_even(device):
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
 def test_lower_precisions_stay_near(precision, device):
-    if precision == "bf16" and os.environ.get("TRITON_INTERPRET") == "1":
-        pytest.skip("the interpreter multiplies bf16 bit patterns as integers")
     x, tasks, rest = problem(**CASES["tiles"])
     got = mlp.train_mlp(x, tasks, JOBS, **rest, device=device, precision=precision)[0]
     start = np.concatenate([a.ravel() for pair in zip(
