@@ -20,7 +20,7 @@ bench: $(READY)
 kernels: $(READY)
 	$(PY) -m wsfast.kernels.triton.aot
 
-# Programs of every shipped launch at full size, run from their PTX and in the interpreter: hours. TARGET: sm_80 or sm_90.
+# A program of every shipped launch at full size, from its PTX and in the interpreter: hours. TARGET: sm_80 or sm_90.
 TARGET ?= sm_90
 spots: $(READY)
 	$(PY) tests/spots.py $(TARGET)

@@ -24,16 +24,16 @@ class NameCase:
 
 
 class NameLines:
-    """start, end: [pairs, P], on the host; letters, lengths, labels as in `Names`; points [L]; flop: of one line's
-    products, W of layer 2 once a letter, U of both layers once a letter but a name's first."""
+    """start, end: [pairs, P], on the host; on the device letters, lengths, labels as in `Names`; points [L]; size: P;
+    flop: of one line's products, W of layer 2 once a letter, U of both layers once a letter but a name's first."""
 
-    def __init__(self, case: NameCase) -> None:
-        drawn = Names(case.hidden, networks=1, steps=1, samples=case.samples)
-        self.hidden, self.lengths, self.labels = case.hidden, drawn.lengths, drawn.labels
+    def __init__(self, case: NameCase, device: str = "cpu") -> None:
+        drawn = Names(case.hidden, networks=1, steps=1, samples=case.samples, device=device)
+        self.device, self.hidden, self.lengths, self.labels = device, case.hidden, drawn.lengths, drawn.labels
         self.letters, letters = drawn.letters, int(drawn.lengths.sum())
         shapes = gru.shapes(ALPHABET, case.hidden, CLASSES)
-        size = sum(math.prod(shape) for shape in shapes)
-        ends = np.random.default_rng(case.hidden).standard_normal((2, case.pairs, size), np.float32)
+        self.size = sum(math.prod(shape) for shape in shapes)
+        ends = np.random.default_rng(case.hidden).standard_normal((2, case.pairs, self.size), np.float32)
         self.start, self.end = map(torch.from_numpy, ends / np.float32(np.sqrt(case.hidden)))
         self.points = np.linspace(0, 1, POINTS, dtype=np.float32)
         self.flop = POINTS * 6 * case.hidden**2 * (3 * letters - 2 * case.samples)

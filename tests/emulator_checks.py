@@ -80,7 +80,7 @@ def test_products_are_those_of_the_precision(precision):
 
 
 def test_programs_that_differ_from_the_interpreters_are_told():
-    found = spots.Spots(1)
+    found = spots.Spots()
     for barrier in (True, False):
         _turn_kernel.run(numbers(256), torch.zeros(256), torch.zeros(256), 256, barrier, grid=(1,), warmup=False)
         found(_turn_kernel, numbers(256), torch.zeros(256), torch.zeros(256), 256, barrier, grid=(1,), warmup=False)
@@ -92,7 +92,7 @@ def test_programs_that_differ_from_the_interpreters_are_told():
 @pytest.mark.parametrize("walk", ["mlp4-64-128, batch 128", "gru2-128", "units of mlp4-64-100"])
 def test_shipped_launches(walk):
     """At full size; `python tests/spots.py` does all others."""
-    found = spots.Spots(1)
+    found = spots.Spots()
     spots.compared(shipped.walks()[walk], ["tf32x3", "tf32"], found)
     assert found.bad == 0
     assert len(found.seen) > 1

@@ -66,6 +66,9 @@ def test_pairs_by_hand():
     peers = model.lines_floor([4, 3, 2], 5, 7, 11, "fp32", top, blended=True)
     assert (peers.bytes, peers.flop) == (11 * 18 * 7 * 16, 2 * 11 * 5 * 7 * 18)
     assert peers.seconds == peers.memory == pytest.approx(peers.bytes / 1e9)
+    names = model.name_lines_floor(10, 1000, 7, 11, "fp32", top, blended=False)
+    assert (names.bytes, names.flop) == (11 * 10 * 8, 11 * 1000)
+    assert model.name_lines_floor(10, 1000, 7, 11, "fp32", top, blended=True).bytes == 11 * 10 * 7 * 16
 
 
 def test_chain_kernels_by_hand():

@@ -178,7 +178,7 @@ def row(
     like = "tf32" if c.precision == "tf32" else "fp32"  # float32-grade is compared with float32-grade
     rivals = [float(np.median(p.seconds)) for p in found if not p.ours and p.precision == like and p.seconds]
     known["ratio"] = min(rivals) / median if rivals else None
-    if c.ours and case.goal is not None and c.precision == "tf32x3":
+    if c.ours and case.goal is not None and c.precision in ("tf32x3", "ieee"):
         known["goal"] = case.goal
         if case.op != "chain_kernel":
             known["met"] = known["ratio"] is not None and known["ratio"] >= case.goal

@@ -75,8 +75,8 @@ def step_flop(sizes: list[int], batch: int) -> int:
 
 
 def rate(ceilings: dict[str, Any], precision: str) -> float:
-    """TFLOP/s of the matrix product; tf32x3 is three tf32 products."""
-    return ceilings["tf32"] / 3 if precision == "tf32x3" else ceilings[precision]
+    """TFLOP/s of the matrix product; tf32x3 is three tf32 products, ieee plain float32."""
+    return ceilings["tf32"] / 3 if precision == "tf32x3" else ceilings["fp32" if precision == "ieee" else precision]
 
 
 def floor(
@@ -159,6 +159,14 @@ def lines_floor(
     first, every = weights(sizes)
     moved = pairs * every * (16 * points if blended else 8)
     flop = 2 * pairs * samples * (points * every if blended else 2 * first + points * (every - first))
+    return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
+
+
+def name_lines_floor(
+    size: int, flop: int, points: int, pairs: int, precision: str, ceilings: dict[str, Any], blended: bool
+) -> Floor:
+    """As lines_floor, of recurrent networks of `size` parameters; flop: of one line."""
+    moved, flop = pairs * size * (16 * points if blended else 8), pairs * flop
     return Floor(moved, flop, moved / ceilings["copy"] / 1e9, flop / rate(ceilings, precision) / 1e12, 0.0)
 
 

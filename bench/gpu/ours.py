@@ -12,6 +12,7 @@ import torch
 
 from bench.gpu.problem import Problem
 from bench.lines import Lines
+from bench.name_lines import NameLines
 from bench.names import Names
 from wsfast.backends import OPS, PACKAGES
 
@@ -56,6 +57,18 @@ def lines(problem: Lines, pairs: np.ndarray, precision: str) -> np.ndarray:
     ends = {"start": problem.start[pairs].numpy(), "end": problem.end[pairs].numpy()}
     done = interpolate_mlp(tasks=[(rows, labels, none, none)], lines=task, **given, **ends, precision=precision,
                            device=problem.device)  # fmt: skip
+    return np.concatenate([found[:, 0, 0] for _, found in done])
+
+
+def name_lines(problem: NameLines, pairs: np.ndarray) -> np.ndarray:
+    """Losses on lines between recurrent networks: float64 [pairs, L]."""
+    from wsfast.kernels.triton.interpolate import interpolate_gru
+
+    given = dict(problem.common)
+    rows, labels = given.pop("rows"), given.pop("labels")
+    task, none = np.zeros(len(pairs), np.int64), np.empty(0, np.int64)
+    ends = {"start": problem.start[pairs].numpy(), "end": problem.end[pairs].numpy()}
+    done = interpolate_gru(tasks=[(rows, labels, none, none)], lines=task, **given, **ends, device=problem.device)
     return np.concatenate([found[:, 0, 0] for _, found in done])
 
 

@@ -17,17 +17,19 @@ from bench.gpu import model, ours
 from bench.gpu.chains import GRADE, LOOSE, OURS, Contender, compete, row
 from bench.lines import Case as LinesCase
 from bench.lines import Lines
-from bench.peers import interpolate_loop, interpolate_vmap
+from bench.name_lines import NameCase, NameLines
+from bench.peers import interpolate_gru, interpolate_loop, interpolate_vmap
 
 NETWORKS = 46  # 1,035 pairs
 CHECKED = 2  # pairs compared with float64
-FEW = 50  # pairs that a loop does, whose time is proportional to them
+FEW = 50  # pairs that a loop does, whose time is proportional to them, where no case says otherwise
 LOOP, ONCE, VMAP = "loop of pairs", "loop of pairs, standardised once", "torch.func.vmap"
 
 
 @dataclass(frozen=True)
 class Case:
-    """A contest. ways: name -> call(pairs int64 [n], precision) -> [n, ...] on the host; exact(pair), in float64."""
+    """A contest. ways: name -> call(pairs int64 [n], precision) -> [n, ...] on the host; exact(pair), in float64; few:
+    pairs that a loop does."""
 
     op: str
     size: str
@@ -37,6 +39,8 @@ class Case:
     floor: Callable[..., model.Floor]  # of the contender's precision, ceilings and whether it is ours
     goal: float | None
     rounds: int = 5
+    few: int = FEW
+    precisions: tuple[str, ...] = ("tf32x3", "tf32")  # ours
 
     def __str__(self) -> str:
         return self.size
@@ -102,16 +106,43 @@ def curves(given: LinesCase, device: str, together: int) -> Case:
     )
 
 
+def curves_of_names(given: NameCase, device: str) -> Case:
+    """torch.func maps no nn.GRU."""
+    problem = NameLines(given, device)
+
+    def floor(c: Contender, ceilings: dict[str, Any]) -> model.Floor:
+        where = problem.size, problem.flop, len(problem.points), given.pairs
+        return model.name_lines_floor(*where, c.precision, ceilings, blended=not c.ours)
+
+    return Case(
+        "interpolate",
+        str(given),
+        given.pairs,
+        {
+            LOOP: lambda some, precision: interpolate_gru.curves(problem, some).cpu().numpy(),
+            OURS: lambda some, precision: ours.name_lines(problem, some.numpy()),
+        },
+        cache(lambda i: problem.call(interpolate.interpolate_gru, i)),
+        floor,
+        given.goal,
+        rounds=3,
+        few=8,
+        precisions=("ieee",),
+    )
+
+
 CASES: list[Callable[[str], Case]] = [
     lambda device: correlations(1000, 100, 512, device, 10.0),
     lambda device: correlations(200, 500, 512, device, 10.0),
     lambda device: correlations(1000, 128, 4096, device, 10.0),
     lambda device: curves(LinesCase(64, 32, 360, 1000, 10.0), device, 1000),
     lambda device: curves(LinesCase(3072, 500, 1000, 64, 10.0), device, 16),
+    lambda device: curves_of_names(NameCase(128, 464, 200, 10.0), device),
 ]
 SMOKE: list[Callable[[str], Case]] = [
     lambda device: correlations(3, 5, 13, device, None),
     lambda device: curves(LinesCase(9, 5, 11, 2), device, 1),
+    lambda device: curves_of_names(NameCase(5, 4, 2), device),
 ]
 
 
@@ -119,8 +150,8 @@ def entrants(case: Case, device: str) -> list[Contender]:
     """The loop in float32 first: its error is the measure of all others'."""
     everyone, found = torch.arange(case.pairs), []
     for name, way in case.ways.items():
-        for precision in ("tf32x3", "tf32") if name == OURS else ("fp32", "tf32"):
-            some = everyone[:FEW] if name in (LOOP, ONCE) else everyone
+        for precision in case.precisions if name == OURS else ("fp32", "tf32"):
+            some = everyone[: case.few] if name in (LOOP, ONCE) else everyone
             reason = ours.missing(device, precision) if name == OURS else None
             status = f"not measured: {reason}" if reason else "ok"
             call = partial(way, some, precision)
