@@ -1,5 +1,5 @@
 """Runs a kernel's PTX on the CPU, warp by warp as a GPU may: what our kernels compile to for sm_80 and sm_90,
-tensor cores included.
+tensor cores included, and for sm_100 without them.
 
 A warp goes on to its next barrier before another one starts, in an order drawn anew at every barrier; lanes that part
 wait for one another where they meet again. An asynchronous copy is made when it is issued, or only when it is waited

@@ -58,10 +58,14 @@ ELEMENTWISE: dict[str, Callable] = {
 
 
 def _elementwise(code: Any, parts: list[str], operands: list[str], call: Callable) -> Callable:
+    if parts[-2:] == ["f32", "bf16"]:  # of both, into float32
+        put, a, b = code.put(operands[0]), code.value(operands[1], np.uint16), code.value(operands[2], "f4")
+        return lambda w, m: put(w, call((a(w).astype(U32) << U32(16)).view("f4"), b(w)), m)
     if not parts[-1].endswith("x2"):
         return _plain(code, operands, TYPES[parts[-1]], call)
     half = TYPES[parts[-1].removesuffix("x2")]  # two numbers in a register
-    return _plain(code, operands, U32, lambda *given: call(*(np.copy(g).view(half) for g in given)).view(U32))
+    both = f"u{2 * half.itemsize}"
+    return _plain(code, operands, both, lambda *given: call(*(np.copy(g).view(half) for g in given)).view(both))
 
 
 for _name, _call in ELEMENTWISE.items():
@@ -94,6 +98,8 @@ def mov(code: Any, parts: list[str], operands: list[str]) -> Callable:
 
 @_maker
 def mul(code: Any, parts: list[str], operands: list[str]) -> Callable:
+    if parts[-1].endswith("x2"):
+        return _elementwise(code, parts, operands, np.multiply)
     dtype = TYPES[parts[-1]]
     if parts[1] == "hi":
         return _plain(

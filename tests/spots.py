@@ -31,7 +31,7 @@ class Spots:
     """Stands for a launch: nothing is launched, but the first time a random program of it is compared."""
 
     def __init__(self) -> None:
-        self.seen, self.bad = set(), 0
+        self.seen, self.bad, self.left = set(), 0, 0
 
     def __call__(self, kernel: JITFunction, *arguments: Any, grid: Any, warmup: bool, **named: Any) -> None:
         compiled = emulated.compile_only(kernel, *arguments, grid=grid, warmup=True, **named)
@@ -55,6 +55,10 @@ class Spots:
                     break
         except Fault as fault:
             told = str(fault)
+        except NotImplementedError as unknown:  # sm_100's tensor cores
+            self.left += 1
+            print(f"{'':27} {compiled.name} {constants}   NOT RUN {unknown}", flush=True)
+            return
         if not error <= WORST[precision] or not written:
             self.bad += 1
             told = f"   WRONG {told}"
@@ -141,7 +145,7 @@ def compared(walk: shipped.Walk, precisions: list[str], spots: Spots) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", nargs="?", default="sm_90", help="sm_80 or sm_90")
+    parser.add_argument("target", nargs="?", default="sm_90", help="sm_80, sm_90, or sm_100 without its tensor cores")
     parser.add_argument("walks", nargs="*", help=f"of {', '.join(shipped.walks())}; all by default")
     parser.add_argument("--precisions", nargs="+", default=["tf32x3", "tf32", "bf16"])
     options = parser.parse_args()
@@ -151,7 +155,7 @@ def main() -> None:
     print(f"triton {triton.__version__}, {options.target}\n{'error':>8} {'numbers':>8} {'time':>7}  launch")
     for name in options.walks or walks:
         compared(walks[name], options.precisions, spots)
-    print(f"{len(spots.seen)} launches, {spots.bad} wrong")
+    print(f"{len(spots.seen)} launches, {spots.bad} wrong, {spots.left} not run")
     sys.exit(spots.bad > 0)
 
 
