@@ -121,12 +121,22 @@ def test_ctrl_c_writes_nothing(tmp_path, capsys, monkeypatch):
 def test_a_real_ctrl_c_in_the_middle_of_training(tmp_path):
     out = tmp_path / "runs"
     command = [sys.executable, "-m", "wsfast", "study", "--repeats", "5000", "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as run:
+    run = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # tests run in the background are born with SIGINT ignored, and so would be what they start
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
         while not out.exists() and run.poll() is None:  # made before the first network is trained
             time.sleep(0.1)
         time.sleep(3)
         run.send_signal(signal.SIGINT)
         _, said = run.communicate(timeout=60)
+    finally:
+        run.kill()
     assert run.returncode == 130, said
     assert re.search(r"interrupted with \d+ networks finished; nothing was written", said)
     assert list(out.iterdir()) == []
