@@ -142,7 +142,7 @@ CASES: list[Callable[[str], Case]] = [
 SMOKE: list[Callable[[str], Case]] = [
     lambda device: correlations(3, 5, 13, device, None),
     lambda device: curves(LinesCase(9, 5, 11, 2), device, 1),
-    lambda device: curves_of_names(NameCase(5, 4, 2), device),
+    lambda device: curves_of_names(NameCase(5, 2, 2), device),
 ]
 
 
