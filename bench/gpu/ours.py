@@ -3,7 +3,7 @@ so that the start and end of a run (initial weights, upload, evaluation, downloa
 of it."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
@@ -51,24 +51,23 @@ def lines(problem: Lines, pairs: np.ndarray, precision: str) -> np.ndarray:
     """Losses on lines of the problem: float64 [pairs, L]."""
     from wsfast.kernels.triton.interpolate import interpolate_mlp
 
-    given = dict(problem.common)
-    rows, labels = given.pop("rows"), given.pop("labels")
-    task, none = np.zeros(len(pairs), np.int64), np.empty(0, np.int64)
-    ends = {"start": problem.start[pairs].numpy(), "end": problem.end[pairs].numpy()}
-    done = interpolate_mlp(tasks=[(rows, labels, none, none)], lines=task, **given, **ends, precision=precision,
-                           device=problem.device)  # fmt: skip
-    return np.concatenate([found[:, 0, 0] for _, found in done])
+    return _losses(interpolate_mlp, problem, pairs, precision=precision)
 
 
 def name_lines(problem: NameLines, pairs: np.ndarray) -> np.ndarray:
-    """Losses on lines between recurrent networks: float64 [pairs, L]."""
+    """As lines, between recurrent networks."""
     from wsfast.kernels.triton.interpolate import interpolate_gru
 
+    return _losses(interpolate_gru, problem, pairs)
+
+
+def _losses(op: Callable[..., Any], problem: Lines | NameLines, pairs: np.ndarray, **precision: str) -> np.ndarray:
     given = dict(problem.common)
     rows, labels = given.pop("rows"), given.pop("labels")
     task, none = np.zeros(len(pairs), np.int64), np.empty(0, np.int64)
     ends = {"start": problem.start[pairs].numpy(), "end": problem.end[pairs].numpy()}
-    done = interpolate_gru(tasks=[(rows, labels, none, none)], lines=task, **given, **ends, device=problem.device)
+    tasks = [(rows, labels, none, none)]
+    done = op(tasks=tasks, lines=task, **given, **ends, **precision, device=problem.device)
     return np.concatenate([found[:, 0, 0] for _, found in done])
 
 
