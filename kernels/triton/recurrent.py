@@ -239,6 +239,7 @@ def _train_gru_kernel(letters_ptr, starts_ptr, labels_ptr, drawn_ptr, loss_ptr, 
         loss, _, gradient, h, fc = _classify(last_h, fc_ptr, tl.load(labels_ptr + name), H, CLASSES)
         tl.debug_barrier()  # everyone has read the bias
         tl.store(loss_ptr + table + step, loss)
+        # rounded products: else the compiler joins each to the sum's first addition, in every lane with another one
         tl.store(row_ptr + CARRIED * H + units, tl.sum(tl.fma(fc, gradient[None, :], tl.zeros_like(fc)), axis=1))
         tl.store(fc_ptr + units[:, None] * CLASSES + classes[None, :], fc - (lr * h)[:, None] * gradient[None, :])
         fc_b = fc_ptr + H * CLASSES + classes
